@@ -1,0 +1,223 @@
+//! Engine to supervisor: HTTP/1.1 over the worker's socket.
+//!
+//! | request | body | answer |
+//! | --- | --- | --- |
+//! | `GET /v1/state` | | [`State`] |
+//! | `PUT /v1/package` | the zip; [`Load`] in the header `taibai-load` | 204; 409 if one is loaded; 422 [`Refusal`] if the zip is unusable |
+//! | `POST /v1/executions` | [`Execute`] | [`Outcome`], when the execution has ended; 409 [`Refusal`] if it cannot start |
+//! | `GET /v1/executions/{id}/{epoch}` | | [`Outcome`], waiting for it if it still runs; 404 if unknown |
+//! | `POST /v1/fence` | [`Attempt`] | 204: attempts with a lower epoch are refused from now on |
+//! | `POST /v1/acknowledge` | [`Acknowledge`] | 204: the outcomes named are forgotten |
+//! | `DELETE /v1/executions/{id}/{epoch}` | | 204: the execution is killed; 404 if it does not run |
+//!
+//! Anything else is 404, a body that is no such message 400, one over [`MAX_MESSAGE`] 413; each with a
+//! [`Refusal`].
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Name of the supervisor's socket in the directory that it shares with the engine.
+pub const SOCKET: &str = "s";
+
+/// Header of `PUT /v1/package` that carries [`Load`] as JSON.
+pub const LOAD_HEADER: &str = "taibai-load";
+
+/// Most bytes of a JSON message from the engine.
+pub const MAX_MESSAGE: usize = 32 << 20;
+
+/// What the engine gives a supervisor at its start, as JSON in the environment variable [`SETTINGS`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub worker: String,
+    /// Executions at once. Each slot has a user id of its own: `uid_base` + slot.
+    pub slots: u32,
+    /// First of [`UIDS`] user ids that nobody else on the host has.
+    pub uid_base: u32,
+    pub cgroup: Cgroup,
+    /// What the user's code may use beyond its memory: threads and processes of one execution.
+    pub max_processes: u32,
+    /// A slot is replaced after this many executions.
+    pub max_executions_per_slot: u32,
+    /// A slot is replaced when an execution leaves more than this behind, in bytes.
+    pub memory_mark: u64,
+}
+
+/// Environment variable of the supervisor with its [`Settings`].
+pub const SETTINGS: &str = "TAIBAI_SETTINGS";
+
+/// User ids that one worker owns.
+pub const UIDS: u32 = 16;
+/// Offset of the interpreter that forks the slots; the highest slot is the one below.
+pub const PARENT_UID: u32 = 14;
+/// Offset of the process that unpacks the package.
+pub const UNPACK_UID: u32 = 15;
+
+/// How the control groups of the host are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cgroup {
+    /// A hierarchy per controller: `memory`, `cpu` and `pids` below [`CGROUP_DIR`].
+    V1,
+    /// One hierarchy, at [`CGROUP_DIR`].
+    V2,
+}
+
+/// Where things are in every worker's container.
+pub const PRIVATE_DIR: &str = "/taibai/private";
+pub const RUN_DIR: &str = "/taibai/private/run";
+pub const CGROUP_DIR: &str = "/taibai/private/cgroup";
+pub const SUPERVISOR: &str = "/taibai/supervisor";
+pub const PACKAGE_DIR: &str = "/taibai/work/package";
+pub const SCRATCH_DIR: &str = "/taibai/work/scratch";
+
+/// Which function a worker is bound to. Set once, never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    pub project: String,
+    pub function: String,
+    pub version: i32,
+    /// SHA-256 of the package, in hexadecimal.
+    pub digest: String,
+    pub limits: super::archive::Limits,
+}
+
+/// One attempt to run an execution: the epoch rises each time another engine takes it over.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attempt {
+    pub execution: String,
+    pub epoch: i64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Execute {
+    pub attempt: Attempt,
+    /// `module.function`; split at the last dot.
+    pub entry: String,
+    /// A JSON object, or null.
+    pub input: Box<RawValue>,
+    pub limits: ExecutionLimits,
+    /// Ask for a process that has run nothing before.
+    #[serde(default)]
+    pub fresh: bool,
+    pub request_id: Option<String>,
+    /// Outcomes of earlier executions that are safely stored, to be forgotten.
+    #[serde(default)]
+    pub acknowledge: Vec<Attempt>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecutionLimits {
+    /// Thousandths of a processor.
+    pub cpu_millis: u32,
+    pub memory_bytes: u64,
+    /// Time left until the deadline, from the moment that the user's code starts.
+    pub timeout_ms: u64,
+    pub max_result_bytes: u64,
+    pub max_log_bytes: u64,
+}
+
+/// How an execution ended. What the function did is here; what Taibai could not do is a [`Refusal`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    pub attempt: Attempt,
+    pub end: End,
+    /// What the function returned, as JSON, where it did.
+    pub output: Option<Box<RawValue>>,
+    /// Wall time of the user's code, its import included where this was the slot's first execution.
+    pub duration_ms: f64,
+    pub log: String,
+    pub log_truncated: bool,
+    /// Processor time, where the kernel tells.
+    pub cpu_ms: Option<f64>,
+    /// The slot had run this function before.
+    pub reused: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum End {
+    Returned,
+    /// The function, or the import of its module, raised.
+    Raised {
+        message: String,
+    },
+    /// It returned something that cannot be an answer: not JSON, or too large.
+    BadResult {
+        reason: String,
+    },
+    TimedOut,
+    OutOfMemory,
+    /// The operating system refused a process, a thread or memory.
+    Exhausted {
+        message: String,
+    },
+    Exited {
+        code: i32,
+    },
+    Signalled {
+        signal: i32,
+    },
+    /// It closed or wrote into the channel between the shim and the supervisor.
+    Misbehaved {
+        reason: String,
+    },
+    Cancelled,
+}
+
+/// Why a request was not done. `reason` is for a log line, `kind` for a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    pub kind: RefusalKind,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// No such route, or no such execution.
+    Unknown,
+    /// Not a message of this protocol, or one that is too large.
+    Malformed,
+    /// A package is loaded already.
+    Loaded,
+    /// No package is loaded yet.
+    NotLoaded,
+    /// The package breaks a rule of [`super::archive`] or is no zip.
+    BadPackage,
+    /// Every slot is taken.
+    NoSlot,
+    /// The attempt is known already, or its epoch is lower than one seen before.
+    Fenced,
+    /// The supervisor could not prepare a slot.
+    Failed,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acknowledge {
+    pub attempts: Vec<Attempt>,
+}
+
+/// What a supervisor says of itself; an engine that adopts a worker starts here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    pub protocol: u32,
+    pub worker: String,
+    pub slots: u32,
+    pub loaded: Option<Load>,
+    pub running: Vec<Attempt>,
+    /// Ended, and not acknowledged.
+    pub ended: Vec<Attempt>,
+    /// Bytes of the parent interpreter that a slot could copy.
+    pub parent_private_bytes: u64,
+    /// Slots replaced since the start, by reason.
+    pub retired: std::collections::BTreeMap<String, u64>,
+}

@@ -1,0 +1,3 @@
+//! What runs: from an accepted execution to its recorded end. Does not know the API.
+
+pub mod gateway;

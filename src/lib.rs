@@ -1,0 +1,9 @@
+//! Taibai: functions as a service for OpenStack.
+//!
+//! The way of an execution reads downwards through `api`, `engine::gateway`, `engine::run`,
+//! `engine::pool`, `engine::supervisor` and `engine::recorder`. ARCHITECTURE.md is the map.
+
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod model;

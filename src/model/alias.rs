@@ -1,0 +1,21 @@
+use sea_orm::entity::prelude::*;
+
+use super::{FunctionId, ProjectId, Timestamp};
+#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "function_aliases")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: String,
+    pub project_id: ProjectId,
+    pub name: String,
+    pub function_id: FunctionId,
+    pub function_version: i32,
+    pub description: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

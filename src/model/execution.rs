@@ -1,0 +1,38 @@
+use sea_orm::entity::prelude::*;
+
+use super::{EngineId, ExecutionId, ExecutionStatus, FunctionId, ProjectId, Start, Timestamp, WorkerName};
+#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "executions")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: ExecutionId,
+    pub project_id: ProjectId,
+    pub function_id: FunctionId,
+    pub function_version: i32,
+    pub function_alias: Option<String>,
+    pub description: Option<String>,
+    pub status: ExecutionStatus,
+    pub sync: bool,
+    /// A JSON object as text; see [`super::Input`].
+    #[sea_orm(column_type = "Text")]
+    pub input: Option<String>,
+    /// A JSON object as text.
+    #[sea_orm(column_type = "Text")]
+    pub result: Option<String>,
+    /// One of the words of [`super::Reason`].
+    pub reason: Option<String>,
+    pub start: Option<Start>,
+    /// Rises with every attempt; only the latest may write the end.
+    pub epoch: i64,
+    /// The engine process that runs it.
+    pub engine_id: Option<EngineId>,
+    pub worker: Option<WorkerName>,
+    pub request_id: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,37 @@
+use sea_orm::entity::prelude::*;
+
+use super::{FunctionId, ProjectId, RuntimeId, Timestamp};
+#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "functions")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: FunctionId,
+    pub project_id: ProjectId,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub runtime_id: Option<RuntimeId>,
+    /// Thousandths of a processor.
+    pub cpu: i32,
+    /// Bytes.
+    pub memory_size: i64,
+    /// Seconds.
+    pub timeout: i32,
+    /// The `code` object of the v1 API, as JSON text.
+    #[sea_orm(column_type = "Text")]
+    pub code: String,
+    /// SHA-256 of the package, in hexadecimal; where the bytes are, see `storage`.
+    pub package_digest: Option<String>,
+    pub package_bytes: Option<i64>,
+    pub entry: Option<String>,
+    /// Executions of version 0.
+    pub count: i64,
+    pub trust_id: Option<String>,
+    pub latest_version: i32,
+    pub created_at: Timestamp,
+    pub updated_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

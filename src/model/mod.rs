@@ -1,0 +1,25 @@
+//! Rows, ids and statuses: data without queries or I/O.
+
+mod id;
+mod input;
+mod outcome;
+mod scope;
+mod status;
+mod time;
+
+pub mod alias;
+pub mod engine;
+pub mod execution;
+pub mod execution_log;
+pub mod function;
+pub mod job;
+pub mod runtime;
+pub mod version;
+pub mod webhook;
+
+pub use id::{EngineId, ExecutionId, FunctionId, ProjectId, RuntimeId, WorkerName};
+pub use input::Input;
+pub use outcome::{Outcome, Reason};
+pub use scope::{Caller, Scope};
+pub use status::{ExecutionStatus, JobStatus, RuntimeStatus, Start};
+pub use time::Timestamp;

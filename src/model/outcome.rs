@@ -1,0 +1,106 @@
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::{ExecutionStatus, Start};
+
+/// Why an execution did not succeed. A closed set of words, stored beside the status and shown in
+/// the result, so that a client can decide by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    Raised,
+    BadResult,
+    Timeout,
+    OutOfMemory,
+    Exhausted,
+    Exit,
+    Signal,
+    Misbehaved,
+    Cancelled,
+    /// The package could not be unpacked, or the worker not be started.
+    Preparation,
+    NoCapacity,
+    /// The process that ran a synchronous call ended.
+    Interrupted,
+    /// The worker of an asynchronous execution is gone, and it may have run.
+    WorkerLost,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raised => "raised",
+            Self::BadResult => "bad_result",
+            Self::Timeout => "timeout",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Exhausted => "exhausted",
+            Self::Exit => "exit",
+            Self::Signal => "signal",
+            Self::Misbehaved => "misbehaved",
+            Self::Cancelled => "cancelled",
+            Self::Preparation => "preparation",
+            Self::NoCapacity => "no_capacity",
+            Self::Interrupted => "interrupted",
+            Self::WorkerLost => "worker_lost",
+        }
+    }
+}
+
+/// How an execution ended, as it is stored.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub status: ExecutionStatus,
+    pub reason: Option<Reason>,
+    /// The `result` of the v1 API: a JSON object as text.
+    pub result: String,
+    pub log: String,
+    pub log_truncated: bool,
+    pub start: Option<Start>,
+}
+
+impl Outcome {
+    /// What a function returned.
+    pub fn returned(output: Option<&RawValue>, duration_ms: f64) -> Self {
+        Self {
+            status: ExecutionStatus::Success,
+            reason: None,
+            result: json!({"output": output, "duration": seconds(duration_ms)}).to_string(),
+            log: String::new(),
+            log_truncated: false,
+            start: None,
+        }
+    }
+
+    /// A function that failed; `text` is what Qinling's clients know, `detail` says more.
+    pub fn failed(reason: Reason, text: Option<&str>, detail: Option<&str>, duration_ms: f64) -> Self {
+        let status =
+            if reason == Reason::Cancelled { ExecutionStatus::Cancelled } else { ExecutionStatus::Failed };
+        let mut result = json!({"output": text, "duration": seconds(duration_ms), "reason": reason.as_str()});
+        if let Some(detail) = detail {
+            result["detail"] = json!(detail);
+        }
+        Self { status, reason: Some(reason), result: result.to_string(), ..Self::empty() }
+    }
+
+    /// Something that Taibai could not do.
+    pub fn error(reason: Reason, detail: &str) -> Self {
+        let result =
+            json!({"output": "Function execution failed.", "reason": reason.as_str(), "detail": detail});
+        Self { reason: Some(reason), result: result.to_string(), ..Self::empty() }
+    }
+
+    fn empty() -> Self {
+        Self {
+            status: ExecutionStatus::Error,
+            reason: None,
+            result: String::new(),
+            log: String::new(),
+            log_truncated: false,
+            start: None,
+        }
+    }
+}
+
+/// Seconds with three decimals.
+fn seconds(milliseconds: f64) -> f64 {
+    milliseconds.round() / 1000.0
+}

@@ -1,0 +1,33 @@
+use super::ProjectId;
+
+/// Who asks: what is left of a token once it has been validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub user_id: String,
+    pub project_id: ProjectId,
+    pub roles: Vec<String>,
+}
+
+impl Caller {
+    pub fn is_admin(&self) -> bool {
+        self.roles.iter().any(|role| role == "admin")
+    }
+
+    /// What this caller sees of single resources: its project's, or all as an administrator.
+    pub fn scope(&self) -> Scope {
+        if self.is_admin() { Scope::All } else { Scope::Project(self.project_id.clone()) }
+    }
+
+    /// The caller's own project, even for an administrator.
+    pub fn own(&self) -> Scope {
+        Scope::Project(self.project_id.clone())
+    }
+}
+
+/// Which rows a query may see. Queries that users cause take one, so that the project filter cannot
+/// be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    Project(ProjectId),
+    All,
+}
