@@ -466,3 +466,21 @@ async fn a_docker_that_is_not_there_is_unavailable() {
 
     assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_process_that_is_left_in_a_workers_control_groups_is_killed() {
+    let machine = Machine::start().await;
+    let spec = machine.spec(0).await;
+    machine.docker.start(&spec).await.unwrap();
+    let mut stray = Command::new("sleep").arg("600").spawn().unwrap();
+    for group in find(Path::new("/sys/fs/cgroup"), spec.name.as_str()) {
+        let inner = Path::new(&group).join("stray");
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("cgroup.procs"), stray.id().to_string()).unwrap();
+    }
+
+    machine.docker.stop(&spec.name).await.unwrap();
+
+    assert!(!stray.wait().unwrap().success());
+    assert_eq!(find(Path::new("/sys/fs/cgroup"), spec.name.as_str()), Vec::<String>::new());
+}
