@@ -1,4 +1,7 @@
 //! What runs: from an accepted execution to its recorded end. Does not know the API.
 
 pub mod gateway;
+pub mod place;
+pub mod pool;
 pub mod supervisor;
+pub mod worker;
