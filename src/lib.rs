@@ -3,6 +3,7 @@
 //! The way of an execution reads downwards through `api`, `engine::gateway`, `engine::run`,
 //! `engine::pool`, `engine::supervisor` and `engine::recorder`. ARCHITECTURE.md is the map.
 
+pub mod api;
 pub mod auth;
 pub mod config;
 pub mod db;
@@ -10,4 +11,5 @@ pub mod engine;
 pub mod error;
 pub mod model;
 pub mod policy;
+pub mod resource;
 pub mod storage;
