@@ -3,9 +3,14 @@
 //! The way of an execution reads downwards through `api`, `engine::gateway`, `engine::run`,
 //! `engine::pool`, `engine::supervisor` and `engine::recorder`. ARCHITECTURE.md is the map.
 
+pub mod api;
+pub mod auth;
 pub mod config;
 pub mod db;
 pub mod engine;
 pub mod error;
 pub mod model;
 pub mod orchestrator;
+pub mod policy;
+pub mod resource;
+pub mod storage;

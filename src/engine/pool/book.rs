@@ -401,7 +401,7 @@ impl Book {
         let count = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
         Some(PoolStatus {
             total: count(of().count()),
-            available: count(of().filter(|entry| entry.state.is_unbound()).count()),
+            available: count(of().filter(|entry| entry.state.function().is_none()).count()),
         })
     }
 
@@ -482,8 +482,10 @@ impl Book {
     }
 
     fn took_turn(&mut self, key: &FunctionKey) {
-        self.turn += 1;
-        self.turns.insert(key.project.clone(), self.turn);
+        if self.waiting.contains_key(&key.project) {
+            self.turn += 1;
+            self.turns.insert(key.project.clone(), self.turn);
+        }
     }
 
     /// Functions with calls that wait for a worker nobody prepares, by project, in the order in
