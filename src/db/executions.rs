@@ -10,7 +10,7 @@ use sea_orm::{
 use super::{Filter, Result, execution_logs, within};
 use crate::model::execution::{Column, Entity, Model};
 use crate::model::{
-    EngineId, ExecutionId, ExecutionStatus, Outcome, Scope, Timestamp, WorkerName, execution_log,
+    EngineId, ExecutionId, ExecutionStatus, Outcome, ProjectId, Scope, Timestamp, WorkerName, execution_log,
 };
 
 /// Rows of one INSERT; SQLite takes 32,766 values in a statement.
@@ -117,6 +117,27 @@ pub async fn take_over(
     Ok((done.rows_affected == 1).then_some(epoch))
 }
 
+/// Moves a running execution to another worker, because the one it names never started it.
+///
+/// Returns the epoch under which it may then be ended, or `None` as [`take_over`] does.
+pub async fn reassign(
+    db: &impl ConnectionTrait,
+    id: &ExecutionId,
+    epoch_from: i64,
+    engine: &EngineId,
+    worker: &WorkerName,
+) -> Result<Option<i64>> {
+    let epoch = epoch_from + 1;
+    let done = moving(id, ExecutionStatus::Running)
+        .col_expr(Column::Epoch, Expr::value(epoch))
+        .col_expr(Column::EngineId, Expr::value(engine.clone()))
+        .col_expr(Column::Worker, Expr::value(worker.clone()))
+        .filter(Column::Epoch.eq(epoch_from))
+        .exec(db)
+        .await?;
+    Ok((done.rows_affected == 1).then_some(epoch))
+}
+
 /// Records how a running execution ended, and its log. In a transaction.
 ///
 /// `false` means that it no longer runs under this epoch: it ended, was deleted, or another engine
@@ -141,6 +162,22 @@ pub async fn finish_unowned(db: &impl ConnectionTrait, id: &ExecutionId, outcome
 pub async fn list_pending(db: &impl ConnectionTrait, limit: u64) -> Result<Vec<Model>> {
     Ok(Entity::find()
         .filter(Column::Status.eq(ExecutionStatus::Pending))
+        .order_by_asc(Column::CreatedAt)
+        .order_by_asc(Column::Id)
+        .limit(limit)
+        .all(db)
+        .await?)
+}
+
+/// As [`list_pending`], without those of some projects.
+pub async fn list_pending_of_others(
+    db: &impl ConnectionTrait,
+    projects: &[ProjectId],
+    limit: u64,
+) -> Result<Vec<Model>> {
+    Ok(Entity::find()
+        .filter(Column::Status.eq(ExecutionStatus::Pending))
+        .filter(Column::ProjectId.is_not_in(projects.iter().cloned()))
         .order_by_asc(Column::CreatedAt)
         .order_by_asc(Column::Id)
         .limit(limit)
@@ -206,7 +243,7 @@ mod tests {
     use super::*;
     use crate::db::Db;
     use crate::db::testing::{TestDb, database, execution, own, project, stranger};
-    use crate::model::{ProjectId, Reason};
+    use crate::model::Reason;
 
     async fn pending(db: &Db) -> Model {
         let row = Model {

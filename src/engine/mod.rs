@@ -3,5 +3,6 @@
 pub mod gateway;
 pub mod place;
 pub mod pool;
+pub mod recorder;
 pub mod supervisor;
 pub mod worker;

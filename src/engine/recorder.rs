@@ -1,0 +1,341 @@
+//! Writes executions: rows, counters, results and logs, grouped into transactions.
+//!
+//! One task writes. Whatever waits when it is free goes into one transaction, so the more there is
+//! to write the cheaper each becomes, and a lone end is written at once. The start of a synchronous
+//! execution is handed over and not awaited: it lingers for a moment, so that a short call becomes
+//! one insert of a finished row, and a long one gets a row that says `running`.
+//!
+//! The channel is bounded. Where the database is slower than what is asked of it, callers wait for a
+//! place in it: executions then take longer, and nothing piles up in memory.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::db::{self, Db};
+use crate::error::{Chain, Error, Result};
+use crate::model::{
+    EngineId, ExecutionId, FunctionId, Outcome, Timestamp, WorkerName, execution, execution_log,
+};
+
+/// How long a start waits for its end, so that both become one insert.
+const LINGER: Duration = Duration::from_millis(20);
+/// Most messages of one transaction.
+const BATCH: usize = 256;
+/// Messages that wait for the writer.
+const BACKLOG: usize = 1024;
+/// Pauses before a row that could not be written is tried again, where trying may help.
+const RETRIES: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(500), Duration::from_secs(2)];
+
+type Reply<T> = oneshot::Sender<db::Result<T>>;
+
+/// The sending end; clones share the writer, which ends when the last is dropped.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    messages: mpsc::Sender<Message>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Accept { row: Box<execution::Model>, reply: Reply<()> },
+    Begin { row: Box<execution::Model> },
+    Claim { claim: Claim, reply: Reply<Option<i64>> },
+    End { row: Box<execution::Model>, outcome: Box<Outcome>, reply: Reply<bool> },
+    Finish { id: ExecutionId, epoch: i64, outcome: Box<Outcome>, reply: Reply<bool> },
+    Dismiss { id: ExecutionId, outcome: Box<Outcome>, reply: Reply<bool> },
+}
+
+/// Takes an execution for an engine and a worker.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub id: ExecutionId,
+    pub from: From,
+    pub engine: EngineId,
+    pub worker: WorkerName,
+}
+
+/// Where an execution that is claimed must be.
+#[derive(Debug, Clone, Copy)]
+pub enum From {
+    Pending { epoch: i64 },
+    /// It runs nowhere: its worker has said that it never started it.
+    Running { epoch: i64 },
+}
+
+impl Recorder {
+    /// Starts the writer. The task ends once every clone is dropped and all is written.
+    pub fn start(db: Db) -> (Self, impl Future<Output = ()> + Send) {
+        let (messages, receiver) = mpsc::channel(BACKLOG);
+        (Self { messages }, Writer::new(db).run(receiver))
+    }
+
+    /// Commits an execution that is to be run later.
+    pub async fn accept(&self, row: execution::Model) -> Result<()> {
+        let row = Box::new(row);
+        self.ask(|reply| Message::Accept { row, reply }).await
+    }
+
+    /// Hands over that a synchronous execution starts. Not durable when this returns.
+    pub async fn begin(&self, row: execution::Model) {
+        // Without a writer the end will tell.
+        let _ = self.messages.send(Message::Begin { row: Box::new(row) }).await;
+    }
+
+    /// Takes an execution; `None` where somebody else was first. Returns the epoch to end it with.
+    pub async fn claim(&self, claim: Claim) -> Result<Option<i64>> {
+        self.ask(|reply| Message::Claim { claim, reply }).await
+    }
+
+    /// Writes the end of a synchronous execution, and the row if there is none yet. `false` where
+    /// others have ended it.
+    pub async fn end(&self, row: execution::Model, outcome: Outcome) -> Result<bool> {
+        let (row, outcome) = (Box::new(row), Box::new(outcome));
+        self.ask(|reply| Message::End { row, outcome, reply }).await
+    }
+
+    /// Writes the end of an execution that runs under `epoch`; `false` where it no longer does.
+    pub async fn finish(&self, id: ExecutionId, epoch: i64, outcome: Outcome) -> Result<bool> {
+        let outcome = Box::new(outcome);
+        self.ask(|reply| Message::Finish { id, epoch, outcome, reply }).await
+    }
+
+    /// Ends an execution that nobody has claimed; `false` where somebody has.
+    pub async fn dismiss(&self, id: ExecutionId, outcome: Outcome) -> Result<bool> {
+        let outcome = Box::new(outcome);
+        self.ask(|reply| Message::Dismiss { id, outcome, reply }).await
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T> {
+        let gone = || Error::Unavailable { what: "The recorder", source: "its task has ended".into() };
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(message(reply)).await.map_err(|_| gone())?;
+        Ok(answer.await.map_err(|_| gone())??)
+    }
+}
+
+/// One thing to write and who waits for it.
+#[derive(Debug)]
+enum Item {
+    /// A new row: pending, running, or ended with its log.
+    Insert { row: Box<execution::Model>, log: Option<execution_log::Model>, reply: Inserted },
+    Claim { claim: Claim, reply: Reply<Option<i64>> },
+    Finish { id: ExecutionId, epoch: i64, outcome: Box<Outcome>, reply: Reply<bool> },
+    Dismiss { id: ExecutionId, outcome: Box<Outcome>, reply: Reply<bool> },
+}
+
+#[derive(Debug)]
+enum Inserted {
+    Accepted(Reply<()>),
+    Ended(Reply<bool>),
+    /// A row that says `running`; nobody waits.
+    Begun,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Done {
+    Inserted,
+    Claimed(Option<i64>),
+    Ended(bool),
+}
+
+struct Writer {
+    db: Db,
+    /// Starts that were not written yet, in the order in which they came.
+    lingering: HashMap<ExecutionId, Box<execution::Model>>,
+    due: VecDeque<(Instant, ExecutionId)>,
+    /// Synchronous executions that have a row which says `running`.
+    begun: HashSet<ExecutionId>,
+}
+
+impl Writer {
+    fn new(db: Db) -> Self {
+        Self { db, lingering: HashMap::new(), due: VecDeque::new(), begun: HashSet::new() }
+    }
+
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut open = true;
+        while open || !self.due.is_empty() {
+            let mut batch = Vec::new();
+            let due = self.due.front().map(|(due, _)| *due);
+            tokio::select! {
+                received = messages.recv_many(&mut batch, BATCH), if open => open = received > 0,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+            let items = self.sort(batch);
+            self.write(items).await;
+        }
+    }
+
+    /// What is to be written now.
+    fn sort(&mut self, batch: Vec<Message>) -> Vec<Item> {
+        let mut items = Vec::with_capacity(batch.len());
+        for message in batch {
+            match message {
+                Message::Accept { row, reply } => {
+                    items.push(Item::Insert { row, log: None, reply: Inserted::Accepted(reply) });
+                }
+                Message::Begin { row } => self.linger(row, LINGER),
+                Message::Claim { claim, reply } => items.push(Item::Claim { claim, reply }),
+                Message::End { row, outcome, reply } => {
+                    self.lingering.remove(&row.id);
+                    if self.begun.remove(&row.id) {
+                        let (id, epoch) = (row.id, row.epoch);
+                        items.push(Item::Finish { id, epoch, outcome, reply });
+                    } else {
+                        let (row, log) = ended(row, &outcome);
+                        items.push(Item::Insert { row, log: Some(log), reply: Inserted::Ended(reply) });
+                    }
+                }
+                Message::Finish { id, epoch, outcome, reply } => {
+                    items.push(Item::Finish { id, epoch, outcome, reply });
+                }
+                Message::Dismiss { id, outcome, reply } => {
+                    items.push(Item::Dismiss { id, outcome, reply });
+                }
+            }
+        }
+        let now = Instant::now();
+        while self.due.front().is_some_and(|(due, _)| *due <= now) {
+            let (_, id) = self.due.pop_front().expect("there is a first");
+            if let Some(row) = self.lingering.remove(&id) {
+                items.push(Item::Insert { row, log: None, reply: Inserted::Begun });
+            }
+        }
+        items
+    }
+
+    fn linger(&mut self, row: Box<execution::Model>, delay: Duration) {
+        self.due.push_back((Instant::now() + delay, row.id.clone()));
+        self.lingering.insert(row.id.clone(), row);
+    }
+
+    async fn write(&mut self, items: Vec<Item>) {
+        if items.is_empty() {
+            return;
+        }
+        match write_all(&self.db, &items).await {
+            Ok(done) => {
+                for (item, done) in items.into_iter().zip(done) {
+                    self.answer(item, Ok(done));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(items = items.len(), error = %Chain(&error), "a group of writes failed; each is tried by itself");
+                for item in items {
+                    let done = write_alone(&self.db, &item).await;
+                    self.answer(item, done);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, item: Item, done: db::Result<Done>) {
+        // Where the caller went away, what was written stays written.
+        match (item, done) {
+            (Item::Insert { row, reply: Inserted::Begun, .. }, Ok(_)) => {
+                self.begun.insert(row.id);
+            }
+            (Item::Insert { row, reply: Inserted::Begun, .. }, Err(error)) => {
+                tracing::warn!(execution.id = %row.id, error = %Chain(&error), "a start could not be written; its end will be");
+            }
+            (Item::Insert { reply: Inserted::Accepted(reply), .. }, done) => {
+                let _ = reply.send(done.map(drop));
+            }
+            (Item::Insert { reply: Inserted::Ended(reply), .. }, done) => {
+                let _ = reply.send(done.map(|_| true));
+            }
+            (Item::Claim { reply, .. }, done) => {
+                let _ = reply.send(done.map(|done| match done {
+                    Done::Claimed(epoch) => epoch,
+                    Done::Inserted | Done::Ended(_) => None,
+                }));
+            }
+            (Item::Finish { reply, .. } | Item::Dismiss { reply, .. }, done) => {
+                let _ = reply.send(done.map(|done| matches!(done, Done::Ended(true))));
+            }
+        }
+    }
+}
+
+/// A row as it is once its execution has ended.
+fn ended(mut row: Box<execution::Model>, outcome: &Outcome) -> (Box<execution::Model>, execution_log::Model) {
+    row.status = outcome.status;
+    row.result = Some(outcome.result.clone());
+    row.reason = outcome.reason.map(|reason| reason.as_str().to_owned());
+    row.start = outcome.start;
+    row.updated_at = Some(Timestamp::now());
+    let log = execution_log::Model {
+        execution_id: row.id.clone(),
+        log: outcome.log.clone(),
+        truncated: outcome.log_truncated,
+    };
+    (row, log)
+}
+
+/// Writes one item by itself. Again, where the database may come back meanwhile.
+async fn write_alone(db: &Db, item: &Item) -> db::Result<Done> {
+    let mut pauses = RETRIES.into_iter();
+    loop {
+        match (write_all(db, std::slice::from_ref(item)).await, pauses.next()) {
+            (Err(db::Error::Unavailable(_)), Some(pause)) => sleep(pause).await,
+            (Ok(done), _) => return Ok(done[0]),
+            (Err(error), _) => return Err(error),
+        }
+    }
+}
+
+/// All items in one transaction, in an order that holds: new rows, what refers to them, the rest.
+async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
+    let tx = db.begin().await?;
+    let mut rows = Vec::new();
+    let mut counts: HashMap<(&FunctionId, i32), u32> = HashMap::new();
+    for item in items {
+        if let Item::Insert { row, .. } = item {
+            rows.push((**row).clone());
+            *counts.entry((&row.function_id, row.function_version)).or_default() += 1;
+        }
+    }
+    db::executions::insert_many(&tx, rows).await?;
+    // In one order, so that two processes that count the same functions do not wait for each other.
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_unstable();
+    for ((function, version), by) in counts {
+        match version {
+            0 => db::functions::increment_count(&tx, function, by).await?,
+            number => db::versions::increment_count(&tx, function, number, by).await?,
+        }
+    }
+    let mut done = Vec::with_capacity(items.len());
+    for item in items {
+        done.push(match item {
+            Item::Insert { log, .. } => {
+                if let Some(log) = log {
+                    db::execution_logs::insert(&tx, log.clone()).await?;
+                }
+                Done::Inserted
+            }
+            Item::Claim { claim: Claim { id, from, engine, worker }, .. } => Done::Claimed(match from {
+                From::Pending { epoch } => {
+                    db::executions::claim(&tx, id, *epoch, engine, Some(worker)).await?
+                }
+                From::Running { epoch } => {
+                    db::executions::reassign(&tx, id, *epoch, engine, worker).await?
+                }
+            }),
+            Item::Finish { id, epoch, outcome, .. } => {
+                Done::Ended(db::executions::finish(&tx, id, *epoch, outcome).await?)
+            }
+            Item::Dismiss { id, outcome, .. } => {
+                Done::Ended(db::executions::finish_unowned(&tx, id, outcome).await?)
+            }
+        });
+    }
+    tx.commit().await?;
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests;
