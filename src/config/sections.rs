@@ -97,6 +97,10 @@ pub struct Docker {
     pub deployment: String,
     /// Directory for workers' sockets and files. Short: a socket's path holds 107 bytes.
     pub worker_dir: PathBuf,
+    /// Directory on a disk for what workers unpack and write.
+    pub work_dir: PathBuf,
+    /// Most bytes that a worker's package and its executions' files take on the disk.
+    pub work_bytes: u64,
     /// The supervisor's binary; empty for `taibai-supervisor` beside this program.
     pub supervisor: PathBuf,
     /// First user id given to workers, sixteen to each. Nothing else on the machine may use them.
@@ -116,6 +120,8 @@ impl Default for Docker {
             socket: "/var/run/docker.sock".into(),
             deployment: "taibai".to_owned(),
             worker_dir: "/run/taibai".into(),
+            work_dir: "/var/lib/taibai/work".into(),
+            work_bytes: 1 << 30,
             supervisor: PathBuf::new(),
             uid_base: 1_879_048_192,
             network: "none".to_owned(),

@@ -1,0 +1,298 @@
+//! The client of one worker's supervisor: HTTP/1.1 over the Unix socket that host and container share.
+//!
+//! One request at a time on a connection, as many connections as requests under way. Nothing is ever
+//! sent twice: a request goes to another connection only where the first one gave it back unsent.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use protocol::worker::{
+    Acknowledge, Attempt, Execute, LOAD_HEADER, Load, MAX_MESSAGE, Outcome, Refusal, State,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::error::Source;
+
+type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, std::io::Error>>;
+type Sender = SendRequest<Body>;
+
+/// Most idle connections that are kept; a worker has fewer slots.
+const MAX_IDLE: usize = 16;
+
+/// Most bytes of an answer that carries no outcome.
+const MAX_SMALL: usize = 1 << 20;
+
+/// Most bytes of an outcome beside its output and its log.
+const OUTCOME_OVERHEAD: usize = 64 << 10;
+
+/// Waits between two tries to reach a supervisor that is starting.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(16);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The supervisor understood and did not do it.
+    #[error("the worker refused: {}", .0.reason)]
+    Refused(Refusal),
+    /// The connection was lost, or there never was one. What was asked may have been done.
+    #[error("the worker is gone")]
+    Gone(#[source] Source),
+    /// It answered what this version of Taibai does not understand.
+    #[error("the worker answered what cannot be understood: {0}")]
+    Protocol(String),
+    /// The caller's deadline came first. What was asked may still be done.
+    #[error("the worker did not answer in time")]
+    TimedOut,
+}
+
+/// One worker's supervisor. Requests may run side by side.
+#[derive(Debug)]
+pub struct Supervisor {
+    socket: PathBuf,
+    idle: Mutex<Vec<Sender>>,
+}
+
+impl Supervisor {
+    /// Connects to nothing yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into(), idle: Mutex::default() }
+    }
+
+    /// Waits until the supervisor of a container that is starting answers.
+    pub async fn wait_ready(&self, deadline: Instant) -> Result<State, Error> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.state(deadline).await {
+                Err(Error::Gone(source)) => {
+                    if Instant::now() + pause >= deadline {
+                        return Err(Error::Gone(source));
+                    }
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    /// What the supervisor says of itself; one of another version is an error.
+    pub async fn state(&self, deadline: Instant) -> Result<State, Error> {
+        let answer = self.ask(Method::GET, "/v1/state", Bytes::new(), MAX_SMALL, deadline).await?;
+        let state: State = answer.json()?;
+        if state.protocol != protocol::VERSION {
+            let (theirs, ours) = (state.protocol, protocol::VERSION);
+            return Err(Error::Protocol(format!("it speaks version {theirs}, this engine {ours}")));
+        }
+        Ok(state)
+    }
+
+    /// Binds the worker to a function and sends it the package.
+    pub async fn load(
+        &self,
+        load: &Load,
+        package: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let header = serde_json::to_string(load)
+            .ok()
+            .and_then(|json| HeaderValue::from_str(&json).ok())
+            .ok_or_else(|| Error::Protocol("the load cannot be written as a header".to_owned()))?;
+        let body = StreamBody::new(package.map_ok(Frame::data));
+        let mut request = request(Method::PUT, "/v1/package", Either::Right(body.boxed_unsync()))?;
+        request.headers_mut().insert(LOAD_HEADER, header);
+
+        // A connection of its own, not kept: an answer may come before the package was sent.
+        let exchange = async {
+            let mut connection = self.connect().await?;
+            let response = connection.send_request(request).await.map_err(gone)?;
+            Answer::read(response, MAX_SMALL).await
+        };
+        within(deadline, exchange).await?.success().map(drop)
+    }
+
+    /// Runs an execution and waits for its end.
+    pub async fn execute(&self, execute: &Execute, deadline: Instant) -> Result<Outcome, Error> {
+        let limits = &execute.limits;
+        // JSON writes a byte of the log in six at most.
+        let most = limits.max_log_bytes.saturating_mul(6).saturating_add(limits.max_result_bytes);
+        let most = usize::try_from(most).unwrap_or(usize::MAX).saturating_add(OUTCOME_OVERHEAD);
+        let body = json(execute)?;
+        let answer = self.ask(Method::POST, "/v1/executions", body, most, deadline).await?;
+        answer.outcome(&execute.attempt)
+    }
+
+    /// The end of an attempt that was started before, waiting for it.
+    pub async fn outcome(&self, attempt: &Attempt, deadline: Instant) -> Result<Outcome, Error> {
+        let answer = self.ask(Method::GET, &path(attempt)?, Bytes::new(), MAX_MESSAGE, deadline).await?;
+        answer.outcome(attempt)
+    }
+
+    /// Has attempts with a lower epoch refused from now on.
+    pub async fn fence(&self, attempt: &Attempt, deadline: Instant) -> Result<(), Error> {
+        let body = json(attempt)?;
+        self.ask(Method::POST, "/v1/fence", body, MAX_SMALL, deadline).await.map(drop)
+    }
+
+    /// Has outcomes forgotten that are safely stored.
+    pub async fn acknowledge(&self, attempts: Vec<Attempt>, deadline: Instant) -> Result<(), Error> {
+        let body = json(&Acknowledge { attempts })?;
+        self.ask(Method::POST, "/v1/acknowledge", body, MAX_SMALL, deadline).await.map(drop)
+    }
+
+    /// Kills an execution. One that does not run is refused as unknown.
+    pub async fn cancel(&self, attempt: &Attempt, deadline: Instant) -> Result<(), Error> {
+        let path = path(attempt)?;
+        self.ask(Method::DELETE, &path, Bytes::new(), MAX_SMALL, deadline).await.map(drop)
+    }
+
+    /// One request and its answer, which is a success.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        most: usize,
+        deadline: Instant,
+    ) -> Result<Answer, Error> {
+        let request = request(method, path, Either::Left(Full::new(body)))?;
+        // Dropped at the deadline, or by a caller that goes away: the connection ends with its
+        // sender and is not used again, so no answer meets the wrong request.
+        let exchange = async {
+            let (connection, response) = self.send(request).await?;
+            let answer = Answer::read(response, most).await?;
+            self.keep(connection);
+            Ok(answer)
+        };
+        within(deadline, exchange).await?.success()
+    }
+
+    async fn send(&self, mut request: Request<Body>) -> Result<(Sender, Response<Incoming>), Error> {
+        if let Some(mut connection) = self.take().await {
+            match connection.try_send_request(request).await {
+                Ok(response) => return Ok((connection, response)),
+                Err(mut error) => match error.take_message() {
+                    // Given back, so not a byte of it was sent.
+                    Some(unsent) => request = unsent,
+                    None => return Err(gone(error.into_error())),
+                },
+            }
+        }
+        let mut connection = self.connect().await?;
+        let response = connection.send_request(request).await.map_err(gone)?;
+        Ok((connection, response))
+    }
+
+    /// An idle connection that still stands, as far as can be known.
+    async fn take(&self) -> Option<Sender> {
+        loop {
+            let mut connection = self.idle.lock().expect("no panic while it is held").pop()?;
+            if connection.ready().await.is_ok() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn keep(&self, connection: Sender) {
+        let mut idle = self.idle.lock().expect("no panic while it is held");
+        if !connection.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(connection);
+        }
+    }
+
+    async fn connect(&self) -> Result<Sender, Error> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(gone)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
+        // Ends with its sender; what goes wrong is told to whoever waits for an answer.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl Answer {
+    async fn read(response: Response<Incoming>, most: usize) -> Result<Self, Error> {
+        let status = response.status();
+        match Limited::new(response.into_body(), most).collect().await {
+            Ok(body) => Ok(Self { status, body: body.to_bytes() }),
+            Err(error) if error.is::<LengthLimitError>() => {
+                Err(Error::Protocol(format!("its answer is larger than {most} bytes")))
+            }
+            Err(error) => Err(Error::Gone(error)),
+        }
+    }
+
+    fn success(self) -> Result<Self, Error> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        match serde_json::from_slice(&self.body) {
+            Ok(refusal) => Err(Error::Refused(refusal)),
+            Err(error) => Err(Error::Protocol(format!("status {} without a refusal: {error}", self.status))),
+        }
+    }
+
+    fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|error| Error::Protocol(error.to_string()))
+    }
+
+    fn outcome(&self, attempt: &Attempt) -> Result<Outcome, Error> {
+        let outcome: Outcome = self.json()?;
+        if outcome.attempt != *attempt {
+            return Err(Error::Protocol("it answered for another execution".to_owned()));
+        }
+        Ok(outcome)
+    }
+}
+
+async fn within<T>(deadline: Instant, exchange: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout_at(deadline, exchange).await.unwrap_or(Err(Error::TimedOut))
+}
+
+fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, Error> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "worker")
+        .header(CONTENT_TYPE, "application/json")
+        .body(body)
+        .map_err(|error| Error::Protocol(error.to_string()))
+}
+
+fn path(attempt: &Attempt) -> Result<String, Error> {
+    let id = &attempt.execution;
+    // An id with a slash would be another route.
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(Error::Protocol(format!("{id:?} cannot be an execution's id")));
+    }
+    Ok(format!("/v1/executions/{id}/{}", attempt.epoch))
+}
+
+fn json(message: &impl Serialize) -> Result<Bytes, Error> {
+    serde_json::to_vec(message).map(Bytes::from).map_err(|error| Error::Protocol(error.to_string()))
+}
+
+fn gone(error: impl Into<Source>) -> Error {
+    Error::Gone(error.into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+use std::path::PathBuf;
+
+use bollard::models::ImageConfig;
+use protocol::worker::{CGROUP_DIR, Cgroup, PACKAGE_DIR, SCRATCH_DIR};
+
+use super::*;
+use crate::orchestrator::SlotLimits;
+use crate::orchestrator::files::Files;
+
+fn spec() -> WorkerSpec {
+    WorkerSpec {
+        name: "w1".into(),
+        index: 7,
+        runtime: "python".into(),
+        image_id: "sha256:feed".to_owned(),
+        shim: vec!["python3".to_owned(), "/shim.py".to_owned()],
+        slots: 3,
+        network: Network::None,
+        limits: SlotLimits { max_processes: 100, max_executions_per_slot: 9, memory_mark: 8 },
+    }
+}
+
+fn made(spec: &WorkerSpec) -> ContainerCreateBody {
+    let dir = tempfile::TempDir::new().unwrap();
+    let places = Files::open(dir.path(), dir.path(), "demo", 0).unwrap().places(&spec.name);
+    let cgroups = [Bind { source: PathBuf::from("/cg/memory/w1"), target: format!("{CGROUP_DIR}/memory") }];
+    let parts = Parts {
+        deployment: "demo",
+        supervisor: Path::new("/opt/supervisor"),
+        overhead_bytes: 256 << 20,
+        places: &places,
+        cgroups: &cgroups,
+        settings: &crate::orchestrator::settings(spec, 4096, Cgroup::V1),
+    };
+    let mut body = body(spec, &parts).unwrap();
+    // The temporary directory is the only thing that differs between runs.
+    let root = dir.path().to_str().unwrap();
+    for mount in body.host_config.as_mut().unwrap().mounts.as_mut().unwrap() {
+        mount.source = mount.source.take().map(|source| source.replace(root, ""));
+    }
+    body
+}
+
+fn host(spec: &WorkerSpec) -> HostConfig {
+    made(spec).host_config.unwrap()
+}
+
+fn texts(list: Option<Vec<String>>) -> Vec<String> {
+    list.unwrap_or_default()
+}
+
+#[test]
+fn the_supervisor_is_the_first_process_and_starts_the_images_shim() {
+    let body = made(&spec());
+    assert_eq!(texts(body.entrypoint), ["/taibai/supervisor"]);
+    assert_eq!(texts(body.cmd), ["python3", "/shim.py"]);
+    assert_eq!(body.image.as_deref(), Some("sha256:feed"));
+    assert_eq!(body.user.as_deref(), Some("0:0"));
+    assert_eq!(body.hostname.as_deref(), Some("worker"));
+    assert_eq!(body.tty, Some(false));
+    assert_eq!(body.healthcheck.unwrap().test.unwrap(), ["NONE"]);
+    assert_eq!(body.host_config.unwrap().init, Some(false));
+}
+
+#[test]
+fn the_environment_holds_the_settings_and_nothing_else() {
+    let env = texts(made(&spec()).env);
+    assert_eq!(env.len(), 1);
+    let settings: Settings = serde_json::from_str(env[0].strip_prefix("TAIBAI_SETTINGS=").unwrap()).unwrap();
+    assert_eq!(
+        settings,
+        Settings {
+            worker: "w1".to_owned(),
+            slots: 3,
+            uid_base: 4096,
+            cgroup: Cgroup::V1,
+            max_processes: 100,
+            max_executions_per_slot: 9,
+            memory_mark: 8,
+        }
+    );
+}
+
+#[test]
+fn a_container_has_three_capabilities_and_can_gain_none() {
+    let host = host(&spec());
+    assert_eq!(texts(host.cap_drop), ["ALL"]);
+    assert_eq!(texts(host.cap_add), ["SETUID", "SETGID", "KILL"]);
+    assert_eq!(texts(host.security_opt), ["no-new-privileges"]);
+    assert_eq!(host.privileged, Some(false));
+    assert_eq!(host.userns_mode.as_deref(), Some("host"));
+}
+
+#[test]
+fn memory_processes_and_core_files_are_bounded() {
+    let host = host(&spec());
+    assert_eq!(host.memory, Some(256 << 20));
+    assert_eq!(host.memory_swap, Some(256 << 20));
+    assert_eq!(host.pids_limit, Some(3 * 100 + 64));
+    let core = &host.ulimits.unwrap()[0];
+    assert_eq!((core.name.as_deref(), core.soft, core.hard), (Some("core"), Some(0), Some(0)));
+}
+
+#[test]
+fn nothing_can_be_written_but_small_tmpfs_and_the_workers_own_directories() {
+    let host = host(&spec());
+    assert_eq!(host.readonly_rootfs, Some(true));
+    assert_eq!(host.shm_size, Some(16 << 20));
+    assert_eq!(
+        host.tmpfs.unwrap(),
+        HashMap::from([
+            ("/tmp".to_owned(), "rw,nosuid,nodev,size=64m,mode=1777".to_owned()),
+            ("/taibai/private".to_owned(), "rw,nosuid,nodev,noexec,size=1m,mode=0700".to_owned()),
+        ])
+    );
+    assert_eq!(host.binds, None);
+    let mounts: Vec<_> = host
+        .mounts
+        .unwrap()
+        .into_iter()
+        .map(|mount| {
+            assert_eq!(mount.typ, Some(MountType::BIND));
+            (mount.source.unwrap(), mount.target.unwrap(), mount.read_only.unwrap())
+        })
+        .collect();
+    let mount = |source: &str, target: &str, read_only| (source.to_owned(), target.to_owned(), read_only);
+    assert_eq!(
+        mounts,
+        [
+            mount("/opt/supervisor", "/taibai/supervisor", true),
+            mount("/w/demo/w1/run", "/taibai/private/run", false),
+            mount("/demo/w1/mnt", "/taibai/work", false),
+            mount("/cg/memory/w1", "/taibai/private/cgroup/memory", false),
+        ]
+    );
+    for inner in [PACKAGE_DIR, SCRATCH_DIR] {
+        assert!(inner.starts_with(WORK_DIR), "{inner}");
+    }
+}
+
+#[test]
+fn namespaces_are_private_and_docker_keeps_no_log_and_restarts_nothing() {
+    let host = host(&spec());
+    assert_eq!(host.ipc_mode.as_deref(), Some("private"));
+    assert_eq!(host.pid_mode, None);
+    assert_eq!(host.uts_mode, None);
+    assert_eq!(host.cgroupns_mode, Some(HostConfigCgroupnsModeEnum::HOST));
+    assert_eq!(host.sysctls.unwrap()["kernel.shm_rmid_forced"], "1");
+    assert_eq!(host.log_config.unwrap().typ.as_deref(), Some("none"));
+    assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
+    assert_eq!(host.auto_remove, Some(false));
+    assert_eq!(host.devices, None);
+}
+
+#[test]
+fn without_a_network_none_is_set_up_at_all() {
+    let none = made(&spec());
+    assert_eq!(none.network_disabled, Some(true));
+    assert_eq!(none.host_config.unwrap().network_mode.as_deref(), Some("none"));
+
+    let named = made(&WorkerSpec { network: Network::Named("taibai0".to_owned()), ..spec() });
+    assert_eq!(named.network_disabled, Some(false));
+    assert_eq!(named.host_config.unwrap().network_mode.as_deref(), Some("taibai0"));
+}
+
+#[test]
+fn a_container_is_recognized_by_the_labels_it_was_given() {
+    let body = made(&spec());
+    assert_eq!(body.labels.as_ref().unwrap()[DEPLOYMENT], "demo");
+    assert_eq!(body.labels.as_ref().unwrap()[PROTOCOL], protocol::VERSION.to_string());
+    let summary = |state| ContainerSummary {
+        id: Some("c1".to_owned()),
+        image_id: Some("sha256:feed".to_owned()),
+        labels: body.labels.clone(),
+        state: Some(state),
+        ..Default::default()
+    };
+
+    let running = seen(summary(ContainerSummaryStateEnum::RUNNING)).unwrap();
+    let exited = seen(summary(ContainerSummaryStateEnum::EXITED)).unwrap();
+
+    assert_eq!(
+        running,
+        Seen {
+            name: "w1".into(),
+            runtime: "python".into(),
+            index: 7,
+            container_id: "c1".to_owned(),
+            image_id: "sha256:feed".to_owned(),
+            running: true,
+        }
+    );
+    assert_eq!(exited, Seen { running: false, ..running });
+}
+
+#[test]
+fn a_container_whose_labels_are_not_ours_is_none_of_our_workers() {
+    let stray = ContainerSummary {
+        id: Some("c1".to_owned()),
+        labels: Some(HashMap::from([(DEPLOYMENT.to_owned(), "demo".to_owned())])),
+        ..Default::default()
+    };
+    assert_eq!(seen(stray), None);
+}
+
+#[test]
+fn names_carry_the_deployment_and_the_worker() {
+    assert_eq!(name("demo", &"w1".into()), "taibai-demo-w1");
+}
+
+fn image(version: Option<&str>, cmd: &[&str]) -> ImageInspect {
+    let labels = version.map(|version| HashMap::from([(SHIM_LABEL.to_owned(), version.to_owned())]));
+    let cmd = Some(cmd.iter().map(|&word| word.to_owned()).collect());
+    let config = Some(ImageConfig { labels, cmd, ..Default::default() });
+    ImageInspect { id: Some("sha256:feed".to_owned()), config, ..Default::default() }
+}
+
+fn why(image: ImageInspect) -> String {
+    match runtime_image("demo:1", image) {
+        Err(Error::NotARuntime { why, .. }) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_image_with_our_label_and_a_command_is_a_runtime() {
+    let found = runtime_image("demo:1", image(Some("1"), &["python3", "/shim.py"])).unwrap();
+    assert_eq!(found.id, "sha256:feed");
+    assert_eq!(found.shim, ["python3", "/shim.py"]);
+}
+
+#[test]
+fn an_image_that_is_no_runtime_is_told_what_it_lacks() {
+    assert!(why(image(None, &["sh"])).contains("no label org.openstack.taibai.shim"));
+    assert!(why(image(Some("2"), &["sh"])).contains("is \"2\" and must be \"1\""));
+    assert!(why(image(Some("1"), &[])).contains("CMD"));
+    let mut with_volume = image(Some("1"), &["sh"]);
+    with_volume.config.as_mut().unwrap().volumes = Some(vec!["/data".to_owned()]);
+    assert!(why(with_volume).contains("volumes"));
+}

@@ -1,0 +1,384 @@
+//! Workers as containers of the local Docker engine.
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bollard::errors::Error as DockerError;
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+};
+use prometheus::{IntCounterVec, Opts};
+use protocol::worker::PARENT_UID;
+use tokio::sync::OwnedMutexGuard;
+
+use super::cgroup::Cgroups;
+use super::files::Files;
+use super::{
+    Error, ObservedWorker, Orchestrator, RuntimeImage, StartedWorker, WorkerSpec, container, first_uid,
+    is_plain, settings,
+};
+use crate::config;
+use crate::model::WorkerName;
+
+/// How long another removal of the same container may take.
+const REMOVAL: Duration = Duration::from_secs(10);
+
+/// Counts requests to Docker by kind; a warm call makes none, which tests hold us to.
+pub fn call_counter() -> IntCounterVec {
+    let opts = Opts::new("taibai_docker_calls_total", "Requests to the Docker engine.");
+    IntCounterVec::new(opts, &["call"]).expect("the name and the label are valid")
+}
+
+/// The driver. Clones share everything.
+#[derive(Clone)]
+pub struct Docker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: bollard::Docker,
+    calls: IntCounterVec,
+    deployment: String,
+    supervisor: PathBuf,
+    uid_base: u32,
+    overhead_bytes: u64,
+    files: Files,
+    cgroups: Cgroups,
+    locks: Mutex<HashMap<WorkerName, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Docker {
+    /// Connects, and removes what earlier processes left of workers that have no container. One
+    /// process at a time may run a deployment's workers on a machine.
+    pub async fn connect(config: &config::Docker, calls: IntCounterVec) -> Result<Self, Error> {
+        if !is_plain(&config.deployment) {
+            let why = "it may have letters, digits, - and _, 64 at most, and starts with no sign";
+            return Err(Error::failed("reading [docker] deployment", why));
+        }
+        let supervisor = find_supervisor(config)?;
+        let socket = config.socket.to_str().ok_or_else(|| {
+            Error::failed("reading [docker] socket", format!("{} is not UTF-8", config.socket.display()))
+        })?;
+        let timeout = config.start_timeout.as_secs().max(1);
+        calls.with_label_values(&["version"]).inc();
+        let client = bollard::Docker::connect_with_unix(socket, timeout, bollard::API_DEFAULT_VERSION)
+            .map_err(|error| failure("connecting to Docker", error))?
+            .negotiate_version()
+            .await
+            .map_err(|error| failure("connecting to Docker", error))?;
+
+        let config = config.clone();
+        let shared = blocking("preparing directories", move || {
+            let cgroups = Cgroups::detect(&config.deployment)?;
+            let files =
+                Files::open(&config.worker_dir, &config.work_dir, &config.deployment, config.work_bytes)?;
+            Ok(Shared {
+                client,
+                calls,
+                deployment: config.deployment,
+                supervisor,
+                uid_base: config.uid_base,
+                overhead_bytes: config.overhead_bytes,
+                files,
+                cgroups,
+                locks: Mutex::default(),
+            })
+        })
+        .await?;
+        let docker = Self { shared: Arc::new(shared) };
+        docker.sweep().await?;
+        Ok(docker)
+    }
+
+    /// Removes directories and control groups without a container: of a start or a removal that a
+    /// crash cut short. Those with one are the caller's to adopt or to stop.
+    async fn sweep(&self) -> Result<(), Error> {
+        let owned: HashSet<WorkerName> = self.list().await?.into_iter().map(|worker| worker.name).collect();
+        let shared = self.shared.clone();
+        let found = blocking("listing workers' directories", move || shared.files.list()).await?;
+        for name in found.into_iter().filter(|name| !owned.contains(name)) {
+            tracing::info!(worker.id = %name, "removing what is left of a worker without a container");
+            self.stop(&name).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Orchestrator for Docker {
+    async fn start(&self, spec: &WorkerSpec) -> Result<StartedWorker, Error> {
+        let (shared, spec) = (self.shared.clone(), spec.clone());
+        finish("starting a worker", async move { shared.start(&spec).await }).await
+    }
+
+    async fn stop(&self, name: &WorkerName) -> Result<(), Error> {
+        let (shared, name) = (self.shared.clone(), name.clone());
+        finish("stopping a worker", async move {
+            let _alone = shared.lock(&name).await;
+            shared.remove(&name).await
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<ObservedWorker>, Error> {
+        let label = format!("{}={}", container::DEPLOYMENT, self.shared.deployment);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&HashMap::from([("label", vec![label])]))
+            .build();
+        let found = self.shared.call("list").list_containers(Some(options)).await;
+        let found = found.map_err(|error| failure("listing containers", error))?;
+
+        let mut workers = Vec::with_capacity(found.len());
+        for summary in found {
+            let id = summary.id.clone().unwrap_or_default();
+            let Some(seen) = container::seen(summary).filter(|seen| is_plain(seen.name.as_str())) else {
+                tracing::warn!(container.id = id, "a container has our label but is no worker");
+                continue;
+            };
+            workers.push(ObservedWorker {
+                socket: self.shared.files.places(&seen.name).socket,
+                name: seen.name,
+                runtime: seen.runtime,
+                index: seen.index,
+                container_id: seen.container_id,
+                image_id: seen.image_id,
+                running: seen.running,
+            });
+        }
+        Ok(workers)
+    }
+
+    async fn inspect_image(&self, reference: &str) -> Result<RuntimeImage, Error> {
+        match self.shared.call("inspect_image").inspect_image(reference).await {
+            Ok(image) => container::runtime_image(reference, image),
+            // 400: such a name cannot be an image's.
+            Err(DockerError::DockerResponseServerError { status_code: 400 | 404, .. }) => {
+                Err(Error::ImageNotFound { reference: reference.to_owned() })
+            }
+            Err(error) => Err(failure("inspecting an image", error)),
+        }
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        let answer = self.shared.call("ping").ping().await;
+        answer.map(drop).map_err(|error| failure("asking Docker", error))
+    }
+}
+
+impl Shared {
+    /// The client, for one request. Every request to Docker after the first goes through here.
+    fn call(&self, call: &'static str) -> &bollard::Docker {
+        self.calls.with_label_values(&[call]).inc();
+        &self.client
+    }
+
+    /// Waits until nobody else starts or stops the worker.
+    async fn lock(&self, name: &WorkerName) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().expect("no panic while it is held");
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            locks.entry(name.clone()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+
+    async fn start(self: &Arc<Self>, spec: &WorkerSpec) -> Result<StartedWorker, Error> {
+        let invalid = |why: String| Error::failed("starting a worker", why);
+        if !is_plain(spec.name.as_str()) {
+            return Err(invalid(format!("{:?} cannot be a worker's name", spec.name.as_str())));
+        }
+        if !(1..=PARENT_UID).contains(&spec.slots) {
+            return Err(invalid(format!("a worker has 1 to {PARENT_UID} slots, not {}", spec.slots)));
+        }
+        let uid = first_uid(self.uid_base, spec.index)
+            .ok_or_else(|| invalid(format!("index {} leaves the range of user ids", spec.index)))?;
+
+        let _alone = self.lock(&spec.name).await;
+        let (this, name, slots) = (self.clone(), spec.name.clone(), spec.slots);
+        let prepared = tokio::task::spawn_blocking(move || {
+            let places = this.files.create(&name, uid, slots)?;
+            this.cgroups.create(name.as_str()).map(|()| places)
+        });
+        let places = match prepared.await {
+            Ok(Ok(places)) => places,
+            // Somebody's, so not to be cleared away.
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(invalid(format!("worker {} exists", spec.name)));
+            }
+            Ok(Err(error)) => return Err(self.give_up(spec, invalid(error.to_string())).await),
+            Err(error) => return Err(self.give_up(spec, invalid(error.to_string())).await),
+        };
+        let parts = container::Parts {
+            deployment: &self.deployment,
+            supervisor: &self.supervisor,
+            overhead_bytes: self.overhead_bytes,
+            places: &places,
+            cgroups: &self.cgroups.binds(spec.name.as_str()),
+            settings: &settings(spec, uid, self.cgroups.version()),
+        };
+        match self.run(spec, &parts).await {
+            Ok(container_id) => Ok(StartedWorker { container_id, socket: places.socket }),
+            Err(error) => Err(self.give_up(spec, error).await),
+        }
+    }
+
+    async fn run(&self, spec: &WorkerSpec, parts: &container::Parts<'_>) -> Result<String, Error> {
+        let name = container::name(&self.deployment, &spec.name);
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let body = container::body(spec, parts)?;
+        let created = match self.call("create").create_container(Some(options), body).await {
+            Ok(created) => created,
+            Err(DockerError::DockerResponseServerError { status_code: 404, message })
+                if message.contains("No such image") =>
+            {
+                return Err(Error::ImageNotFound { reference: spec.image_id.clone() });
+            }
+            Err(error) => return Err(failure("creating a container", error)),
+        };
+        let started = self.call("start").start_container(&created.id, None).await;
+        started.map_err(|error| failure("starting a container", error))?;
+        Ok(created.id)
+    }
+
+    /// Removes what a failed start made, and returns why it failed.
+    async fn give_up(self: &Arc<Self>, spec: &WorkerSpec, error: Error) -> Error {
+        if let Err(left) = self.remove(&spec.name).await {
+            tracing::warn!(worker.id = %spec.name, error = %left, "a failed start left something behind");
+        }
+        error
+    }
+
+    async fn remove(self: &Arc<Self>, name: &WorkerName) -> Result<(), Error> {
+        if !is_plain(name.as_str()) {
+            let why = format!("{:?} cannot be a worker's name", name.as_str());
+            return Err(Error::failed("stopping a worker", why));
+        }
+        self.remove_container(name).await?;
+        let (this, name) = (self.clone(), name.clone());
+        blocking("removing a worker's directory", move || {
+            this.cgroups.remove(name.as_str())?;
+            this.files.remove(&name)
+        })
+        .await
+    }
+
+    async fn remove_container(&self, worker: &WorkerName) -> Result<(), Error> {
+        let name = container::name(&self.deployment, worker);
+        // `a-b` of deployment `c` and `b` of `c-a` have containers of one name.
+        match self.call("inspect").inspect_container(&name, None).await {
+            Ok(found) => {
+                let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+                let is = |label, value: &str| labels.get(label).is_some_and(|found| found == value);
+                if !is(container::DEPLOYMENT, &self.deployment) || !is(container::WORKER, worker.as_str()) {
+                    return Ok(());
+                }
+            }
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => return Ok(()),
+            Err(error) => return Err(failure("inspecting a container", error)),
+        }
+
+        let until = Instant::now() + REMOVAL;
+        loop {
+            let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+            match self.call("remove").remove_container(&name, Some(options)).await {
+                Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {
+                    return Ok(());
+                }
+                // Somebody else is removing it; the name is free once that is done.
+                Err(DockerError::DockerResponseServerError { status_code: 409, .. })
+                    if Instant::now() < until =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => return Err(failure("removing a container", error)),
+            }
+        }
+    }
+}
+
+/// Runs something to its end, though the caller may go away: half a start or half a removal leaves
+/// directories that `list` does not show.
+async fn finish<T: Send + 'static>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(Error::failed(what, error)))
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| Error::failed(what, error)),
+        Err(error) => Err(Error::failed(what, error)),
+    }
+}
+
+fn failure(what: &'static str, error: DockerError) -> Error {
+    match error {
+        DockerError::DockerResponseServerError { status_code: 503, .. } => Error::Unavailable(error.into()),
+        DockerError::DockerResponseServerError { .. } | DockerError::JsonDataError { .. } => {
+            Error::failed(what, error)
+        }
+        // The daemon was not reached, or went away before it answered.
+        error => Error::Unavailable(error.into()),
+    }
+}
+
+fn find_supervisor(config: &config::Docker) -> Result<PathBuf, Error> {
+    let path = if config.supervisor.as_os_str().is_empty() {
+        let program = std::env::current_exe();
+        program
+            .map_err(|error| Error::failed("finding the supervisor", error))?
+            .with_file_name("taibai-supervisor")
+    } else {
+        config.supervisor.clone()
+    };
+    // Docker would make a directory of it, and say something else.
+    let what = "finding the supervisor that [docker] supervisor names";
+    let explain = |why: String| Error::failed(what, format!("{}: {why}", path.display()));
+    let path = std::path::absolute(&path).map_err(|error| explain(error.to_string()))?;
+    let found = std::fs::metadata(&path).map_err(|error| explain(error.to_string()))?;
+    if !found.is_file() || found.permissions().mode() & 0o111 == 0 {
+        return Err(explain("is no program".to_owned()));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_by_itself_is_unavailable() {
+        let answered = |status_code| {
+            failure("x", DockerError::DockerResponseServerError { status_code, message: String::new() })
+        };
+        assert!(matches!(answered(503), Error::Unavailable(_)));
+        assert!(matches!(answered(500), Error::Failed { what: "x", .. }));
+        assert!(matches!(failure("x", DockerError::RequestTimeoutError), Error::Unavailable(_)));
+    }
+
+    #[test]
+    fn a_supervisor_that_cannot_run_is_named() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let supervisor = dir.path().join("supervisor");
+        let config = config::Docker { supervisor: supervisor.clone(), ..Default::default() };
+        let why = || match find_supervisor(&config) {
+            Err(Error::Failed { source, .. }) => source.to_string(),
+            other => panic!("{other:?}"),
+        };
+
+        assert!(why().contains("supervisor: No such file"), "{}", why());
+        std::fs::write(&supervisor, "").unwrap();
+        assert!(why().contains("is no program"), "{}", why());
+        std::fs::set_permissions(&supervisor, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(find_supervisor(&config).unwrap(), supervisor);
+    }
+}
