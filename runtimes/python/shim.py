@@ -141,6 +141,8 @@ def give_up_capabilities():
 
 def become(fork):
     """Becomes the slot's user, for good."""
+    # Within a session everyone may send SIGCONT to everyone.
+    os.setsid()
     os.setgroups([])
     os.setresgid(fork["gid"], fork["gid"], fork["gid"])
     os.setresuid(fork["uid"], fork["uid"], fork["uid"])

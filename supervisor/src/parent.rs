@@ -126,6 +126,8 @@ fn spawn(shim: &[String], uid: u32, control: OwnedFd) -> io::Result<i32> {
 
 /// Becomes `uid`, keeping the rights to change ids across exec.
 fn become_user(uid: u32) -> io::Result<()> {
+    // Within a session everyone may send SIGCONT to everyone.
+    nix::unistd::setsid()?;
     let keep = caps::CapsHashSet::from([Capability::CAP_SETUID, Capability::CAP_SETGID]);
     nix::unistd::setgroups(&[])?;
     nix::unistd::setresgid(uid.into(), uid.into(), uid.into())?;

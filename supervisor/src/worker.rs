@@ -42,6 +42,7 @@ pub struct Worker {
     /// Slots that wait for an execution; the last one used is on top.
     free: RefCell<Vec<Slot>>,
     freed: Notify,
+    /// Executions that were let in and have not ended.
     taken: Cell<u32>,
     attempts: RefCell<HashMap<Attempt, Entry>>,
     /// The lowest epoch that may run, of executions that were taken over.
@@ -264,6 +265,8 @@ impl Worker {
         let ran = self.run_in(&mut place, &mut process, &request, cancel).await;
         let outcome = Rc::new(ran.outcome);
         self.kept_bytes.set(self.kept_bytes.get() + size(&outcome));
+        // Whoever hears of the end may ask for another, which then waits until the slot is ready.
+        self.taken.set(self.taken.get() - 1);
         report.send_replace(Some(outcome));
         // The answer is on its way; from here on it is about the next execution.
         let worker = self.clone();
@@ -280,7 +283,6 @@ impl Worker {
                 Ok(()) => process,
                 Err(reason) => worker.replace(&mut place, process, reason).await,
             };
-            worker.taken.set(worker.taken.get() - 1);
             worker.free.borrow_mut().push(Slot { place, process });
             worker.freed.notify_one();
         });

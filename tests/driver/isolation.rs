@@ -308,8 +308,11 @@ async fn a_slot_is_replaced_when_an_execution_left_something_and_only_then() {
 
 #[tokio::test]
 async fn a_slot_is_replaced_after_its_number_of_runs_and_where_a_fresh_one_is_asked_for() {
-    let limits =
-        taibai::orchestrator::SlotLimits { max_processes: 128, max_executions_per_slot: 3, memory_mark: 8 << 20 };
+    let limits = taibai::orchestrator::SlotLimits {
+        max_processes: 128,
+        max_executions_per_slot: 3,
+        memory_mark: 8 << 20,
+    };
     let worker = Worker::start_with(1, limits).await;
     worker.load(&[("main.py", "import os\ndef main(context): return os.getpid()\n")]).await.unwrap();
     let mut pids = Vec::new();

@@ -82,7 +82,8 @@ async fn neither_swap_nor_files_in_memory_nor_children_get_around_the_limit() {
         protocol::worker::Cgroup::V2 => "taibai",
     };
     let root = format!("/sys/fs/cgroup/{group}/t{}/{}/slot0", std::process::id(), worker.spec.name);
-    let limit = |file: &str| std::fs::read_to_string(format!("{root}/{file}")).map(|text| text.trim().to_owned());
+    let limit =
+        |file: &str| std::fs::read_to_string(format!("{root}/{file}")).map(|text| text.trim().to_owned());
     match worker.cgroup() {
         protocol::worker::Cgroup::V1 => {
             // Memory and swap together are no more than memory alone.

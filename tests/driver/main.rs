@@ -1,1 +1,8 @@
+//! Workers in real containers. Needs root, Docker and the runtime's image: `tox-like-scripts/driver`.
+
+mod isolation;
+mod limits;
 mod orchestrator;
+mod outcomes;
+mod protocol_rules;
+mod worker;

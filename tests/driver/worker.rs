@@ -41,8 +41,11 @@ pub fn ample() -> ExecutionLimits {
 
 impl Worker {
     pub async fn start(slots: u32) -> Self {
-        Self::start_with(slots, SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 8 * MIB })
-            .await
+        Self::start_with(
+            slots,
+            SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 8 * MIB },
+        )
+        .await
     }
 
     pub async fn start_with(slots: u32, limits: SlotLimits) -> Self {
@@ -59,7 +62,8 @@ impl Worker {
             uid_base,
             ..config::Docker::default()
         };
-        let docker = orchestrator::connect(&config, call_counter()).await.expect("Docker must run for these tests");
+        let docker =
+            orchestrator::connect(&config, call_counter()).await.expect("Docker must run for these tests");
         let image = docker.inspect_image(&required("TAIBAI_TEST_IMAGE")).await.unwrap();
         let spec = WorkerSpec {
             name: WorkerName(format!("w{index}")),
@@ -113,10 +117,10 @@ impl Worker {
             digest: "digest".to_owned(),
             limits: archive::Limits { max_entries: 100, max_expanded_bytes: 64 * MIB, max_ratio: 100 },
         };
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&package).unwrap();
-        std::io::Seek::rewind(&mut file).unwrap();
-        self.supervisor.load(&load, tokio::fs::File::from_std(file), soon(60)).await
+        // In pieces, as it comes from a file.
+        let pieces: Vec<_> =
+            package.chunks(64 << 10).map(|piece| Ok(bytes::Bytes::copy_from_slice(piece))).collect();
+        self.supervisor.load(&load, futures_util::stream::iter(pieces), soon(60)).await
     }
 
     pub async fn run(&self, entry: &str, input: Value, limits: ExecutionLimits) -> Outcome {
@@ -161,7 +165,11 @@ impl Worker {
     }
 
     pub fn cgroup(&self) -> Cgroup {
-        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { Cgroup::V2 } else { Cgroup::V1 }
+        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            Cgroup::V2
+        } else {
+            Cgroup::V1
+        }
     }
 
     /// Removes the container. Every test ends with this: what is left over would disturb the next.
