@@ -52,17 +52,23 @@ pub struct Files {
 }
 
 impl Files {
+    /// Knows the paths, and touches nothing.
+    pub fn at(worker_dir: &Path, work_dir: &Path, deployment: &str) -> io::Result<Self> {
+        Ok(Self {
+            sockets: std::path::absolute(worker_dir)?.join("w").join(deployment),
+            works: std::path::absolute(work_dir)?.join(deployment),
+            template: None,
+        })
+    }
+
     /// Creates the directories and finds out whether filesystems of their own are possible.
     pub fn open(worker_dir: &Path, work_dir: &Path, deployment: &str, bytes: u64) -> io::Result<Self> {
-        let sockets = std::path::absolute(worker_dir)?.join("w").join(deployment);
-        let works = std::path::absolute(work_dir)?.join(deployment);
-        for dir in [&sockets, &works] {
+        let mut files = Self::at(worker_dir, work_dir, deployment)?;
+        for dir in [&files.sockets, &files.works] {
             fs::create_dir_all(dir)?;
             // Whoever reached a socket could run code in a worker.
             fs::set_permissions(dir, Permissions::from_mode(0o700))?;
         }
-
-        let mut files = Self { sockets, works, template: None };
         match files.make_template(bytes) {
             Ok(template) => files.template = Some(template),
             Err(error) => tracing::warn!(

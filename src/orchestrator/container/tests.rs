@@ -21,8 +21,8 @@ fn spec() -> WorkerSpec {
 }
 
 fn made(spec: &WorkerSpec) -> ContainerCreateBody {
-    let dir = tempfile::TempDir::new().unwrap();
-    let places = Files::open(dir.path(), dir.path(), "demo", 0).unwrap().places(&spec.name);
+    let files = Files::at(Path::new("/run/taibai"), Path::new("/var/work"), "demo").unwrap();
+    let places = files.places(&spec.name);
     let cgroups = [Bind { source: PathBuf::from("/cg/memory/w1"), target: format!("{CGROUP_DIR}/memory") }];
     let parts = Parts {
         deployment: "demo",
@@ -32,13 +32,7 @@ fn made(spec: &WorkerSpec) -> ContainerCreateBody {
         cgroups: &cgroups,
         settings: &crate::orchestrator::settings(spec, 4096, Cgroup::V1),
     };
-    let mut body = body(spec, &parts).unwrap();
-    // The temporary directory is the only thing that differs between runs.
-    let root = dir.path().to_str().unwrap();
-    for mount in body.host_config.as_mut().unwrap().mounts.as_mut().unwrap() {
-        mount.source = mount.source.take().map(|source| source.replace(root, ""));
-    }
-    body
+    body(spec, &parts).unwrap()
 }
 
 fn host(spec: &WorkerSpec) -> HostConfig {
@@ -128,8 +122,8 @@ fn nothing_can_be_written_but_small_tmpfs_and_the_workers_own_directories() {
         mounts,
         [
             mount("/opt/supervisor", "/taibai/supervisor", true),
-            mount("/w/demo/w1/run", "/taibai/private/run", false),
-            mount("/demo/w1/mnt", "/taibai/work", false),
+            mount("/run/taibai/w/demo/w1/run", "/taibai/private/run", false),
+            mount("/var/work/demo/w1/mnt", "/taibai/work", false),
             mount("/cg/memory/w1", "/taibai/private/cgroup/memory", false),
         ]
     );
