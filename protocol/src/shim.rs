@@ -75,9 +75,11 @@ pub enum FromSlot {
     Ready {
         pid: i32,
     },
-    /// The user's module was imported; sent once in the life of a slot.
+    /// The user's module was imported; sent once in the life of a slot, with the bytes of memory that
+    /// the slot then had to itself.
     Imported {
         nonce: u64,
+        resident_bytes: u64,
     },
     Returned {
         nonce: u64,

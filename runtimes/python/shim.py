@@ -78,6 +78,16 @@ def private_bytes():
     return total
 
 
+def resident_bytes():
+    """Memory of this process that is no file's, as the supervisor will measure it."""
+    total = 0
+    with open("/proc/self/status") as lines:
+        for line in lines:
+            if line.startswith(("RssAnon:", "RssShmem:")):
+                total += int(line.split()[1]) << 10
+    return total
+
+
 def receive_fork(control):
     """A request for a fork with the two descriptors that came with it."""
     head, descriptors, _, _ = socket.recv_fds(control, 4, 2)
@@ -223,8 +233,9 @@ class Slot:
         if function is None:
             module, _, name = entry.rpartition(".")
             function = getattr(importlib.import_module(module), name)
+            if not self.functions:
+                send(self.channel, "imported", {"nonce": nonce, "resident_bytes": resident_bytes()})
             self.functions[entry] = function
-            send(self.channel, "imported", {"nonce": nonce})
         return function
 
     def give(self, nonce, output, most):

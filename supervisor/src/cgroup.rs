@@ -136,14 +136,10 @@ impl Group {
         }))
     }
 
-    /// Bytes charged to the group that the kernel cannot take back: not caches of files.
-    pub fn held_bytes(&self) -> io::Result<u64> {
+    /// Bytes of files in memory that are charged to the group.
+    pub fn shared_bytes(&self) -> io::Result<u64> {
         let stat = fs::read_to_string(self.memory.join("memory.stat"))?;
-        let keys = match self.version {
-            Cgroup::V1 => ["total_rss", "total_shmem"],
-            Cgroup::V2 => ["anon", "shmem"],
-        };
-        Ok(keys.iter().filter_map(|key| field(&stat, key)).sum())
+        Ok(field(&stat, "shmem").unwrap_or(0))
     }
 
     /// How often the kernel killed a process of the group for want of memory.

@@ -42,8 +42,8 @@ pub struct Rest {
     habits: Habits,
     /// Resident bytes of its own right after the user's module was imported.
     imported_bytes: Option<u64>,
-    /// What the group was charged by then, beside caches of files.
-    held_bytes: Option<u64>,
+    /// What the group was charged, caches of files included, when it was last looked at closely.
+    charged_bytes: u64,
     /// Resident bytes that executions left behind since the import.
     pub retained_bytes: u64,
 }
@@ -130,10 +130,10 @@ impl Place {
 
 impl Process {
     /// Notes what the process holds right after the import of the user's module, which every later
-    /// execution needs as well.
-    pub fn note_import(&mut self, group: &Group) {
-        self.rest.imported_bytes = resident_bytes(self.pid).ok();
-        self.rest.held_bytes = group.held_bytes().ok();
+    /// execution needs as well. The process says so itself: by the time that it could be measured
+    /// from here the function would be running.
+    pub fn note_import(&mut self, resident_bytes: u64) {
+        self.rest.imported_bytes.get_or_insert(resident_bytes);
     }
 
     /// Looks the process over after an execution: `Err` names what stands in the way of another.
@@ -164,15 +164,14 @@ impl Process {
         if self.rest.retained_bytes > mark {
             return Err("memory");
         }
-        // Files in memory (/tmp, /dev/shm) count against the next execution too. The sum is cheap,
-        // and only where it has grown is it worth asking what it is made of.
-        let used = group.used_bytes().map_err(|_| "memory")?;
-        let Some(held) = self.rest.held_bytes else {
-            self.rest.held_bytes = Some(group.held_bytes().map_err(|_| "memory")?);
-            return Ok(());
-        };
-        if used > held + mark && group.held_bytes().map_err(|_| "memory")? > held + mark {
-            return Err("memory");
+        // Files in memory (/tmp, /dev/shm) count against the next execution too. The sum is cheap to
+        // read, and only where it has grown is it worth asking what it is made of.
+        let charged = group.used_bytes().map_err(|_| "memory")?;
+        if charged > self.rest.charged_bytes + mark / 2 {
+            self.rest.charged_bytes = charged;
+            if group.shared_bytes().map_err(|_| "memory")? > mark {
+                return Err("memory");
+            }
         }
         Ok(())
     }

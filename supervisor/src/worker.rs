@@ -359,7 +359,7 @@ impl Worker {
         process.runs += 1;
         let mut log = Log::new(request.limits.max_log_bytes);
         let started = Instant::now();
-        let answer = converse(place, process, request, cancel, nonce, &mut log, started).await;
+        let answer = converse(process, request, cancel, nonce, &mut log, started).await;
         let duration = started.elapsed();
         let (end, output, retire) = match answer {
             Answer::Said(FromSlot::Returned { output, .. }) => (End::Returned, Some(output), None),
@@ -428,7 +428,6 @@ enum Answer {
 
 /// Sends the execution into the slot and follows it to its end, the deadline or a cancellation.
 async fn converse(
-    place: &Place,
     process: &mut Process,
     request: &Execute,
     cancel: &Notify,
@@ -473,8 +472,8 @@ async fn converse(
             }
             Step::Message(Err(error)) => return Answer::Misbehaved(format!("it sent {error}")),
             Step::Message(Ok(None)) => {}
-            Step::Message(Ok(Some(FromSlot::Imported { nonce: of }))) if of == nonce => {
-                process.note_import(&place.group);
+            Step::Message(Ok(Some(FromSlot::Imported { nonce: of, resident_bytes }))) if of == nonce => {
+                process.note_import(resident_bytes);
             }
             Step::Message(Ok(Some(message))) => {
                 return if message_nonce(&message) == Some(nonce) && reader.is_empty() {
@@ -517,7 +516,7 @@ async fn last_message(reader: &mut Reader, channel: &mut tokio::net::UnixStream)
 fn message_nonce(message: &FromSlot) -> Option<u64> {
     match message {
         FromSlot::Ready { .. } => None,
-        FromSlot::Imported { nonce }
+        FromSlot::Imported { nonce, .. }
         | FromSlot::Returned { nonce, .. }
         | FromSlot::Raised { nonce, .. }
         | FromSlot::BadResult { nonce, .. }

@@ -215,14 +215,15 @@ async fn a_module_that_loops_forks_or_eats_memory_at_import_hurts_only_its_own_e
         .load(&[
             ("loop.py", "while True: pass\n"),
             ("fork.py", "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"),
-            ("memory.py", "x = [bytearray(1 << 20) for _ in range(10_000)]\n"),
+            ("memory.py", "x = [b'x' * (1 << 20) for _ in range(1000)]\n"),
             ("leave.py", "import os\nos._exit(7)\n"),
             ("good.py", "import os\ndef main(context): return os.getpid()\n"),
         ])
         .await
         .unwrap();
     let limits = protocol::worker::ExecutionLimits { timeout_ms: 1500, memory_bytes: 64 << 20, ..ample() };
-    let expected: [(&str, fn(&End) -> bool); 4] = [
+    type Check = fn(&End) -> bool;
+    let expected: [(&str, Check); 4] = [
         ("loop.main", |end| *end == End::TimedOut),
         ("fork.main", |end| matches!(end, End::TimedOut | End::OutOfMemory)),
         ("memory.main", |end| *end == End::OutOfMemory),
@@ -253,7 +254,7 @@ def exits(context): sys.exit(0)
 def exits_hard(context): os._exit(3)
 def segfault(context): ctypes.string_at(0)
 def timeout(context): time.sleep(60)
-def memory(context): kept.append([bytearray(1 << 20) for _ in range(1000)])
+def memory(context): kept.append([b'x' * (1 << 20) for _ in range(1000)])
 def thread(context): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 def child(context): subprocess.Popen(['sleep', '60'])
 def zombie(context): subprocess.Popen(['true']); time.sleep(0.2)

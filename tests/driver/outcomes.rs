@@ -114,7 +114,8 @@ def no_reader(context): time.sleep(60)
 async fn whatever_a_function_does_to_its_answer_it_gets_a_clear_end_and_the_next_one_works() {
     let misbehaved = |end: &End| matches!(end, End::Misbehaved { reason } if !reason.is_empty());
     let bad_result = |end: &End| matches!(end, End::BadResult { reason } if reason.contains("JSON"));
-    let cases: [(&str, &dyn Fn(&End) -> bool); 18] = [
+    type Check<'a> = &'a dyn Fn(&End) -> bool;
+    let cases: [(&str, Check<'_>); 18] = [
         ("garbage", &misbehaved),
         ("half", &|end| *end == End::TimedOut),
         ("huge", &misbehaved),

@@ -73,7 +73,7 @@ async fn an_outcome_is_kept_until_it_is_acknowledged() {
     let first = worker.supervisor.execute(&request, soon(10)).await.unwrap();
     let kept = worker.supervisor.outcome(&request.attempt, soon(5)).await.unwrap();
     assert_eq!((output(&kept), kept.log), (output(&first), first.log));
-    assert_eq!(worker.supervisor.state(soon(5)).await.unwrap().ended, [request.attempt.clone()]);
+    assert_eq!(worker.supervisor.state(soon(5)).await.unwrap().ended, std::slice::from_ref(&request.attempt));
 
     // By itself, or along with the next execution.
     worker.supervisor.acknowledge(vec![request.attempt.clone()], soon(5)).await.unwrap();
@@ -95,7 +95,10 @@ async fn an_execution_runs_on_when_whoever_asked_has_gone() {
         .supervisor
         .execute(&request, tokio::time::Instant::now() + std::time::Duration::from_millis(200));
     assert!(given_up.await.is_err());
-    assert_eq!(worker.supervisor.state(soon(5)).await.unwrap().running, [request.attempt.clone()]);
+    assert_eq!(
+        worker.supervisor.state(soon(5)).await.unwrap().running,
+        std::slice::from_ref(&request.attempt)
+    );
     let outcome = worker.supervisor.outcome(&request.attempt, soon(5)).await.unwrap();
     assert_eq!(output(&outcome), json!({"a": 1}));
     worker.stop().await;

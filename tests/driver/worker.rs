@@ -79,7 +79,9 @@ impl Worker {
         let supervisor = Supervisor::new(started.socket);
         let ready = supervisor.wait_ready(soon(30)).await;
         if let Err(error) = ready {
-            let words = std::fs::read_to_string(dirs.path().join(format!("w/{}/{}/run/error", config.deployment, spec.name)));
+            let words = std::fs::read_to_string(
+                dirs.path().join(format!("w/{}/{}/run/error", config.deployment, spec.name)),
+            );
             panic!("the worker did not start: {error}; its last words: {words:?}");
         }
         Self {
