@@ -4,6 +4,7 @@
 //! `engine::pool`, `engine::supervisor` and `engine::recorder`. ARCHITECTURE.md is the map.
 
 pub mod config;
+pub mod db;
 pub mod engine;
 pub mod error;
 pub mod model;

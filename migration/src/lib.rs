@@ -1,1 +1,18 @@
+//! The history of the schema. A migration is never changed once it is released and uses no entity:
+//! entities follow today's code, history does not.
+//!
+//! A migration adds in one release and removes in a later one, since the old code still runs while
+//! it is applied.
 
+use sea_orm_migration::prelude::*;
+
+mod m20260101_000001_first;
+
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20260101_000001_first::Migration)]
+    }
+}

@@ -1,0 +1,462 @@
+//! The tables of the first release.
+//!
+//! Times are microseconds since 1970 in a BIGINT, which the three databases agree on.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::*;
+use sea_orm_migration::sea_orm::DbBackend;
+
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let backend = manager.get_database_backend();
+        for table in tables(backend) {
+            manager.create_table(table).await?;
+        }
+        for (table, name, columns) in indexes() {
+            // MySQL commits each of these by itself, so that a run that was cut off leaves some.
+            if manager.has_index(table.to_string(), name).await? {
+                continue;
+            }
+            let mut index = Index::create();
+            index.name(name).table(table);
+            for column in columns {
+                index.col(column);
+            }
+            manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+
+    /// All or nothing, where the database can.
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+fn tables(backend: DbBackend) -> Vec<TableCreateStatement> {
+    vec![
+        runtimes(backend),
+        functions(backend),
+        function_versions(backend),
+        function_aliases(backend),
+        executions(backend),
+        execution_logs(backend),
+        jobs(backend),
+        webhooks(backend),
+        engines(backend),
+    ]
+}
+
+/// A table without columns. On MySQL text is compared byte by byte, as the others do: its default
+/// takes `Prod` and `prod` for the same alias.
+fn table(backend: DbBackend, name: impl IntoTableRef) -> TableCreateStatement {
+    let mut table = Table::create();
+    table.table(name).if_not_exists();
+    if backend == DbBackend::MySql {
+        table.engine("InnoDB").character_set("utf8mb4").collate("utf8mb4_bin");
+    }
+    table.take()
+}
+
+/// Text of many megabytes, which MySQL's TEXT does not hold.
+fn long_text(backend: DbBackend, name: impl IntoIden) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    match backend {
+        DbBackend::MySql => column.custom("LONGTEXT"),
+        _ => column.text(),
+    };
+    column.take()
+}
+
+fn id(name: impl IntoIden) -> ColumnDef {
+    string_len(name, 36).primary_key().take()
+}
+
+fn runtimes(backend: DbBackend) -> TableCreateStatement {
+    use Runtimes as C;
+    table(backend, C::Table)
+        .col(id(C::Id))
+        .col(string_len(C::ProjectId, 80))
+        .col(string_len_null(C::Name, 255))
+        .col(string_len_null(C::Description, 255))
+        .col(string_len(C::Image, 255))
+        .col(string_len(C::Status, 32))
+        .col(long_text(backend, C::StatusReason).null())
+        .col(boolean(C::IsPublic))
+        .col(boolean(C::Trusted))
+        .col(big_integer(C::CreatedAt))
+        .col(big_integer_null(C::UpdatedAt))
+        .take()
+}
+
+fn functions(backend: DbBackend) -> TableCreateStatement {
+    use Functions as C;
+    table(backend, C::Table)
+        .col(id(C::Id))
+        .col(string_len(C::ProjectId, 80))
+        .col(string_len_null(C::Name, 255))
+        .col(string_len_null(C::Description, 255))
+        .col(string_len_null(C::RuntimeId, 36))
+        .col(integer(C::Cpu))
+        .col(big_integer(C::MemorySize))
+        .col(integer(C::Timeout))
+        .col(long_text(backend, C::Code).not_null())
+        .col(string_len_null(C::PackageDigest, 64))
+        .col(big_integer_null(C::PackageBytes))
+        .col(string_len_null(C::Entry, 80))
+        .col(big_integer(C::Count))
+        .col(string_len_null(C::TrustId, 80))
+        .col(integer(C::LatestVersion))
+        .col(big_integer(C::CreatedAt))
+        .col(big_integer_null(C::UpdatedAt))
+        .foreign_key(
+            ForeignKey::create()
+                .name("fk_functions_runtime_id")
+                .from(C::Table, C::RuntimeId)
+                .to(Runtimes::Table, Runtimes::Id),
+        )
+        .take()
+}
+
+fn function_versions(backend: DbBackend) -> TableCreateStatement {
+    use FunctionVersions as C;
+    table(backend, C::Table)
+        .col(id(C::Id))
+        .col(string_len(C::ProjectId, 80))
+        .col(string_len(C::FunctionId, 36))
+        .col(string_len_null(C::Description, 255))
+        .col(integer(C::VersionNumber))
+        .col(big_integer(C::Count))
+        .col(string_len_null(C::RuntimeId, 36))
+        .col(integer(C::Cpu))
+        .col(big_integer(C::MemorySize))
+        .col(integer(C::Timeout))
+        .col(string_len_null(C::PackageDigest, 64))
+        .col(big_integer_null(C::PackageBytes))
+        .col(string_len_null(C::Entry, 80))
+        .col(big_integer(C::CreatedAt))
+        .col(big_integer_null(C::UpdatedAt))
+        .foreign_key(
+            ForeignKey::create()
+                .name("fk_function_versions_function_id")
+                .from(C::Table, C::FunctionId)
+                .to(Functions::Table, Functions::Id)
+                .on_delete(ForeignKeyAction::Cascade),
+        )
+        .foreign_key(
+            ForeignKey::create()
+                .name("fk_function_versions_runtime_id")
+                .from(C::Table, C::RuntimeId)
+                .to(Runtimes::Table, Runtimes::Id),
+        )
+        .index(
+            Index::create()
+                .name("uq_function_versions_number")
+                .col(C::ProjectId)
+                .col(C::FunctionId)
+                .col(C::VersionNumber)
+                .unique(),
+        )
+        .take()
+}
+
+fn function_aliases(backend: DbBackend) -> TableCreateStatement {
+    use FunctionAliases as C;
+    table(backend, C::Table)
+        .col(id(C::Id))
+        .col(string_len(C::ProjectId, 80))
+        .col(string_len(C::Name, 255))
+        .col(string_len(C::FunctionId, 36))
+        .col(integer(C::FunctionVersion).default(0))
+        .col(string_len_null(C::Description, 255))
+        .col(big_integer(C::CreatedAt))
+        .col(big_integer_null(C::UpdatedAt))
+        .foreign_key(
+            ForeignKey::create()
+                .name("fk_function_aliases_function_id")
+                .from(C::Table, C::FunctionId)
+                .to(Functions::Table, Functions::Id),
+        )
+        .index(Index::create().name("uq_function_aliases_name").col(C::ProjectId).col(C::Name).unique())
+        .index(
+            Index::create()
+                .name("uq_function_aliases_version")
+                .col(C::ProjectId)
+                .col(C::FunctionId)
+                .col(C::FunctionVersion)
+                .unique(),
+        )
+        .take()
+}
+
+/// Executions outlive their function, so its id is no foreign key.
+fn executions(backend: DbBackend) -> TableCreateStatement {
+    use Executions as C;
+    table(backend, C::Table)
+        .col(id(C::Id))
+        .col(string_len(C::ProjectId, 80))
+        .col(string_len(C::FunctionId, 36))
+        .col(integer(C::FunctionVersion))
+        .col(string_len_null(C::FunctionAlias, 255))
+        .col(string_len_null(C::Description, 255))
+        .col(string_len(C::Status, 32))
+        .col(boolean(C::Sync))
+        .col(long_text(backend, C::Input).null())
+        .col(long_text(backend, C::Result).null())
+        .col(string_len_null(C::Reason, 32))
+        .col(string_len_null(C::Start, 16))
+        .col(big_integer(C::Epoch))
+        .col(string_len_null(C::EngineId, 36))
+        .col(string_len_null(C::Worker, 64))
+        .col(string_len_null(C::RequestId, 255))
+        .col(big_integer(C::CreatedAt))
+        .col(big_integer_null(C::UpdatedAt))
+        .take()
+}
+
+fn execution_logs(backend: DbBackend) -> TableCreateStatement {
+    use ExecutionLogs as C;
+    table(backend, C::Table)
+        .col(id(C::ExecutionId))
+        .col(long_text(backend, C::Log).not_null())
+        .col(boolean(C::Truncated))
+        .foreign_key(
+            ForeignKey::create()
+                .name("fk_execution_logs_execution_id")
+                .from(C::Table, C::ExecutionId)
+                .to(Executions::Table, Executions::Id)
+                .on_delete(ForeignKeyAction::Cascade),
+        )
+        .take()
+}
+
+fn jobs(backend: DbBackend) -> TableCreateStatement {
+    use Jobs as C;
+    table(backend, C::Table)
+        .col(id(C::Id))
+        .col(string_len(C::ProjectId, 80))
+        .col(string_len_null(C::Name, 255))
+        .col(string_len_null(C::Pattern, 255))
+        .col(string_len(C::Status, 32))
+        .col(big_integer_null(C::FirstExecutionTime))
+        .col(big_integer(C::NextExecutionTime))
+        .col(integer_null(C::Count))
+        .col(string_len_null(C::FunctionId, 36))
+        .col(integer_null(C::FunctionVersion))
+        .col(string_len_null(C::FunctionAlias, 255))
+        .col(long_text(backend, C::FunctionInput).null())
+        .col(big_integer(C::CreatedAt))
+        .col(big_integer_null(C::UpdatedAt))
+        .foreign_key(
+            ForeignKey::create()
+                .name("fk_jobs_function_id")
+                .from(C::Table, C::FunctionId)
+                .to(Functions::Table, Functions::Id),
+        )
+        .take()
+}
+
+fn webhooks(backend: DbBackend) -> TableCreateStatement {
+    use Webhooks as C;
+    table(backend, C::Table)
+        .col(id(C::Id))
+        .col(string_len(C::ProjectId, 80))
+        .col(string_len_null(C::FunctionId, 36))
+        .col(integer_null(C::FunctionVersion))
+        .col(string_len_null(C::FunctionAlias, 255))
+        .col(string_len_null(C::Description, 255))
+        .col(big_integer(C::CreatedAt))
+        .col(big_integer_null(C::UpdatedAt))
+        .foreign_key(
+            ForeignKey::create()
+                .name("fk_webhooks_function_id")
+                .from(C::Table, C::FunctionId)
+                .to(Functions::Table, Functions::Id),
+        )
+        .take()
+}
+
+fn engines(backend: DbBackend) -> TableCreateStatement {
+    use Engines as C;
+    table(backend, C::Table)
+        .col(id(C::Id))
+        .col(string_len(C::Node, 255))
+        .col(big_integer(C::StartedAt))
+        .col(big_integer(C::LeaseUntil))
+        .take()
+}
+
+/// Table, name and columns. Only MySQL indexes a foreign key by itself.
+fn indexes() -> Vec<(DynIden, &'static str, Vec<DynIden>)> {
+    fn index<T: IntoIden, const N: usize>(
+        table: T,
+        name: &'static str,
+        columns: [T; N],
+    ) -> (DynIden, &'static str, Vec<DynIden>) {
+        (table.into_iden(), name, columns.into_iter().map(IntoIden::into_iden).collect())
+    }
+    use {Executions as E, FunctionAliases as A, FunctionVersions as V, Functions as F};
+    vec![
+        index(F::Table, "ix_functions_project", [F::ProjectId, F::CreatedAt, F::Id]),
+        index(F::Table, "ix_functions_runtime", [F::RuntimeId]),
+        index(F::Table, "ix_functions_package", [F::PackageDigest]),
+        index(V::Table, "ix_function_versions_function", [V::FunctionId, V::VersionNumber]),
+        index(V::Table, "ix_function_versions_runtime", [V::RuntimeId]),
+        index(V::Table, "ix_function_versions_package", [V::PackageDigest]),
+        index(A::Table, "ix_function_aliases_function", [A::FunctionId]),
+        index(E::Table, "ix_executions_project", [E::ProjectId, E::CreatedAt, E::Id]),
+        index(E::Table, "ix_executions_function", [E::FunctionId]),
+        index(E::Table, "ix_executions_status", [E::Status, E::CreatedAt]),
+        index(E::Table, "ix_executions_engine", [E::EngineId]),
+        index(Jobs::Table, "ix_jobs_function", [Jobs::FunctionId]),
+        index(Jobs::Table, "ix_jobs_due", [Jobs::Status, Jobs::NextExecutionTime]),
+        index(Webhooks::Table, "ix_webhooks_function", [Webhooks::FunctionId]),
+    ]
+}
+
+#[derive(DeriveIden)]
+enum Runtimes {
+    Table,
+    Id,
+    ProjectId,
+    Name,
+    Description,
+    Image,
+    Status,
+    StatusReason,
+    IsPublic,
+    Trusted,
+    CreatedAt,
+    UpdatedAt,
+}
+
+#[derive(DeriveIden)]
+enum Functions {
+    Table,
+    Id,
+    ProjectId,
+    Name,
+    Description,
+    RuntimeId,
+    Cpu,
+    MemorySize,
+    Timeout,
+    Code,
+    PackageDigest,
+    PackageBytes,
+    Entry,
+    Count,
+    TrustId,
+    LatestVersion,
+    CreatedAt,
+    UpdatedAt,
+}
+
+#[derive(DeriveIden)]
+enum FunctionVersions {
+    Table,
+    Id,
+    ProjectId,
+    FunctionId,
+    Description,
+    VersionNumber,
+    Count,
+    RuntimeId,
+    Cpu,
+    MemorySize,
+    Timeout,
+    PackageDigest,
+    PackageBytes,
+    Entry,
+    CreatedAt,
+    UpdatedAt,
+}
+
+#[derive(DeriveIden)]
+enum FunctionAliases {
+    Table,
+    Id,
+    ProjectId,
+    Name,
+    FunctionId,
+    FunctionVersion,
+    Description,
+    CreatedAt,
+    UpdatedAt,
+}
+
+#[derive(DeriveIden)]
+enum Executions {
+    Table,
+    Id,
+    ProjectId,
+    FunctionId,
+    FunctionVersion,
+    FunctionAlias,
+    Description,
+    Status,
+    Sync,
+    Input,
+    Result,
+    Reason,
+    Start,
+    Epoch,
+    EngineId,
+    Worker,
+    RequestId,
+    CreatedAt,
+    UpdatedAt,
+}
+
+#[derive(DeriveIden)]
+enum ExecutionLogs {
+    Table,
+    ExecutionId,
+    Log,
+    Truncated,
+}
+
+#[derive(DeriveIden)]
+enum Jobs {
+    Table,
+    Id,
+    ProjectId,
+    Name,
+    Pattern,
+    Status,
+    FirstExecutionTime,
+    NextExecutionTime,
+    Count,
+    FunctionId,
+    FunctionVersion,
+    FunctionAlias,
+    FunctionInput,
+    CreatedAt,
+    UpdatedAt,
+}
+
+#[derive(DeriveIden)]
+enum Webhooks {
+    Table,
+    Id,
+    ProjectId,
+    FunctionId,
+    FunctionVersion,
+    FunctionAlias,
+    Description,
+    CreatedAt,
+    UpdatedAt,
+}
+
+#[derive(DeriveIden)]
+enum Engines {
+    Table,
+    Id,
+    Node,
+    StartedAt,
+    LeaseUntil,
+}

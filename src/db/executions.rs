@@ -1,0 +1,437 @@
+//! Executions. Every status moves by an update that names the status it comes from, and a running
+//! row by one that names its epoch too: the first writer wins and the second is told.
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    UpdateMany,
+};
+
+use super::{Filter, Result, execution_logs, within};
+use crate::model::execution::{Column, Entity, Model};
+use crate::model::{
+    EngineId, ExecutionId, ExecutionStatus, Outcome, Scope, Timestamp, WorkerName, execution_log,
+};
+
+/// Rows of one INSERT; SQLite takes 32,766 values in a statement.
+const INSERT_ROWS: usize = 500;
+
+pub async fn insert(db: &impl ConnectionTrait, execution: Model) -> Result<()> {
+    Entity::insert(execution.into_active_model()).exec_without_returning(db).await?;
+    Ok(())
+}
+
+/// In a transaction, where all or none are to be written.
+pub async fn insert_many(db: &impl ConnectionTrait, executions: Vec<Model>) -> Result<()> {
+    let mut rows = executions.into_iter().map(IntoActiveModel::into_active_model).peekable();
+    while rows.peek().is_some() {
+        Entity::insert_many(rows.by_ref().take(INSERT_ROWS)).exec_without_returning(db).await?;
+    }
+    Ok(())
+}
+
+pub async fn find(db: &impl ConnectionTrait, id: &ExecutionId, scope: &Scope) -> Result<Option<Model>> {
+    Ok(Entity::find_by_id(id.clone()).filter(within(scope, Column::ProjectId)).one(db).await?)
+}
+
+/// What a user asks of a list.
+#[derive(Debug, Clone, Default)]
+pub struct Filters {
+    pub function_id: Option<Filter>,
+    pub project_id: Option<Filter>,
+    /// In the words that the v1 API shows.
+    pub status: Option<Filter>,
+    pub description: Option<Filter>,
+}
+
+/// From the oldest.
+pub async fn list(db: &impl ConnectionTrait, scope: &Scope, filters: &Filters) -> Result<Vec<Model>> {
+    let columns = [
+        (&filters.function_id, Column::FunctionId),
+        (&filters.project_id, Column::ProjectId),
+        (&filters.description, Column::Description),
+    ];
+    let mut query = Entity::find().filter(within(scope, Column::ProjectId));
+    for (filter, column) in columns {
+        if let Some(filter) = filter {
+            query = query.filter(filter.on(column));
+        }
+    }
+    if let Some(filter) = &filters.status {
+        query = query.filter(filter.on_status());
+    }
+    Ok(query.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).all(db).await?)
+}
+
+/// Removes an execution and its log; `false` where there is none. What runs goes on running.
+pub async fn delete(db: &impl ConnectionTrait, id: &ExecutionId, scope: &Scope) -> Result<bool> {
+    let done = Entity::delete_many()
+        .filter(Column::Id.eq(id.clone()))
+        .filter(within(scope, Column::ProjectId))
+        .exec(db)
+        .await?;
+    Ok(done.rows_affected == 1)
+}
+
+/// Takes a pending execution for an engine, which alone may then run it.
+///
+/// Returns the epoch under which it may write the end, or `None` where another engine was first or
+/// the execution was cancelled.
+pub async fn claim(
+    db: &impl ConnectionTrait,
+    id: &ExecutionId,
+    epoch_from: i64,
+    engine: &EngineId,
+    worker: Option<&WorkerName>,
+) -> Result<Option<i64>> {
+    let epoch = epoch_from + 1;
+    let done = moving(id, ExecutionStatus::Pending)
+        .col_expr(Column::Status, Expr::value(ExecutionStatus::Running))
+        .col_expr(Column::Epoch, Expr::value(epoch))
+        .col_expr(Column::EngineId, Expr::value(engine.clone()))
+        .col_expr(Column::Worker, Expr::value(worker.cloned()))
+        .filter(Column::Epoch.eq(epoch_from))
+        .exec(db)
+        .await?;
+    Ok((done.rows_affected == 1).then_some(epoch))
+}
+
+/// Takes a running execution from an engine that is dead. Its worker stays: it may be alive, and
+/// hold the outcome.
+///
+/// Returns the epoch under which the new engine may write the end, or `None` where another was
+/// first or the execution ended. The dead engine, should it wake, can no longer write one.
+pub async fn take_over(
+    db: &impl ConnectionTrait,
+    id: &ExecutionId,
+    epoch_from: i64,
+    engine: &EngineId,
+) -> Result<Option<i64>> {
+    let epoch = epoch_from + 1;
+    let done = moving(id, ExecutionStatus::Running)
+        .col_expr(Column::Epoch, Expr::value(epoch))
+        .col_expr(Column::EngineId, Expr::value(engine.clone()))
+        .filter(Column::Epoch.eq(epoch_from))
+        .exec(db)
+        .await?;
+    Ok((done.rows_affected == 1).then_some(epoch))
+}
+
+/// Records how a running execution ended, and its log. In a transaction.
+///
+/// `false` means that it no longer runs under this epoch: it ended, was deleted, or another engine
+/// took it over.
+pub async fn finish(
+    db: &impl ConnectionTrait,
+    id: &ExecutionId,
+    epoch: i64,
+    outcome: &Outcome,
+) -> Result<bool> {
+    end(db, id, moving(id, ExecutionStatus::Running).filter(Column::Epoch.eq(epoch)), outcome).await
+}
+
+/// Ends an execution that no engine has claimed, as a cancel does. In a transaction.
+///
+/// `false` means that an engine was first, or that it is gone.
+pub async fn finish_unowned(db: &impl ConnectionTrait, id: &ExecutionId, outcome: &Outcome) -> Result<bool> {
+    end(db, id, moving(id, ExecutionStatus::Pending), outcome).await
+}
+
+/// Executions that wait for an engine, from the oldest.
+pub async fn list_pending(db: &impl ConnectionTrait, limit: u64) -> Result<Vec<Model>> {
+    Ok(Entity::find()
+        .filter(Column::Status.eq(ExecutionStatus::Pending))
+        .order_by_asc(Column::CreatedAt)
+        .order_by_asc(Column::Id)
+        .limit(limit)
+        .all(db)
+        .await?)
+}
+
+/// What the engines were running, from the oldest.
+pub async fn list_running_of(db: &impl ConnectionTrait, engines: &[EngineId]) -> Result<Vec<Model>> {
+    Ok(Entity::find()
+        .filter(Column::Status.eq(ExecutionStatus::Running))
+        .filter(Column::EngineId.is_in(engines.iter().cloned()))
+        .order_by_asc(Column::CreatedAt)
+        .order_by_asc(Column::Id)
+        .all(db)
+        .await?)
+}
+
+/// How many executions of all projects are how far; a status without any is left out.
+pub async fn count_by_status(db: &impl ConnectionTrait) -> Result<Vec<(ExecutionStatus, i64)>> {
+    Ok(Entity::find()
+        .select_only()
+        .column(Column::Status)
+        .column_as(Column::Id.count(), "executions")
+        .group_by(Column::Status)
+        .into_tuple()
+        .all(db)
+        .await?)
+}
+
+fn moving(id: &ExecutionId, from: ExecutionStatus) -> UpdateMany<Entity> {
+    Entity::update_many().filter(Column::Id.eq(id.clone())).filter(Column::Status.eq(from))
+}
+
+async fn end(
+    db: &impl ConnectionTrait,
+    id: &ExecutionId,
+    update: UpdateMany<Entity>,
+    outcome: &Outcome,
+) -> Result<bool> {
+    let done = update
+        .col_expr(Column::Status, Expr::value(outcome.status))
+        .col_expr(Column::Result, Expr::value(outcome.result.clone()))
+        .col_expr(Column::Reason, Expr::value(outcome.reason.map(|reason| reason.as_str().to_owned())))
+        .col_expr(Column::Start, Expr::value(outcome.start))
+        .col_expr(Column::UpdatedAt, Expr::value(Timestamp::now()))
+        .exec(db)
+        .await?;
+    if done.rows_affected != 1 {
+        return Ok(false);
+    }
+    let log = execution_log::Model {
+        execution_id: id.clone(),
+        log: outcome.log.clone(),
+        truncated: outcome.log_truncated,
+    };
+    execution_logs::insert(db, log).await?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Db;
+    use crate::db::testing::{TestDb, database, execution, own, project, stranger};
+    use crate::model::{ProjectId, Reason};
+
+    async fn pending(db: &Db) -> Model {
+        let row = Model {
+            epoch: 0,
+            engine_id: None,
+            worker: None,
+            result: None,
+            reason: None,
+            start: None,
+            ..execution(ExecutionStatus::Pending)
+        };
+        insert(&db.writer(), row.clone()).await.unwrap();
+        row
+    }
+
+    async fn get(db: &Db, id: &ExecutionId) -> Model {
+        find(db.reader(), id, &Scope::All).await.unwrap().unwrap()
+    }
+
+    fn failed(text: &str) -> Outcome {
+        let log = format!("log of {text}");
+        Outcome { log, ..Outcome::failed(Reason::Raised, Some(text), None, 12.0) }
+    }
+
+    #[tokio::test]
+    async fn the_first_claim_wins_and_the_second_is_told() {
+        let db = database().await;
+        let row = pending(&db).await;
+        let (one, two) = (EngineId::random(), EngineId::random());
+        let worker = WorkerName::from("w-1");
+
+        assert_eq!(claim(&db.writer(), &row.id, 5, &one, None).await.unwrap(), None, "another epoch");
+        assert_eq!(claim(&db.writer(), &row.id, 0, &one, Some(&worker)).await.unwrap(), Some(1));
+        assert_eq!(claim(&db.writer(), &row.id, 0, &two, None).await.unwrap(), None);
+        assert_eq!(claim(&db.writer(), &row.id, 1, &two, None).await.unwrap(), None);
+
+        let claimed = get(&db, &row.id).await;
+        let expected = Model {
+            status: ExecutionStatus::Running,
+            epoch: 1,
+            engine_id: Some(one),
+            worker: Some(worker),
+            ..row
+        };
+        assert_eq!(claimed, expected);
+    }
+
+    #[tokio::test]
+    async fn many_claims_at_once_have_one_winner() {
+        let db = database().await;
+        let row = pending(&db).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let (db, id) = (db.db.clone(), row.id.clone());
+            tasks.spawn(async move { claim(&db.writer(), &id, 0, &EngineId::random(), None).await.unwrap() });
+        }
+        assert_eq!(tasks.join_all().await.into_iter().flatten().collect::<Vec<_>>(), [1]);
+    }
+
+    #[tokio::test]
+    async fn after_a_take_over_the_older_epoch_cannot_write_the_end() {
+        let db = database().await;
+        let row = pending(&db).await;
+        let (dead, alive) = (EngineId::random(), EngineId::random());
+        assert_eq!(take_over(&db.writer(), &row.id, 0, &alive).await.unwrap(), None, "still pending");
+        let first = claim(&db.writer(), &row.id, 0, &dead, None).await.unwrap().unwrap();
+
+        let second = take_over(&db.writer(), &row.id, first, &alive).await.unwrap().unwrap();
+        assert_eq!(second, first + 1);
+        assert_eq!(take_over(&db.writer(), &row.id, first, &dead).await.unwrap(), None);
+        assert_eq!(get(&db, &row.id).await.engine_id, Some(alive.clone()));
+        let running_of = async |engine: EngineId| list_running_of(db.reader(), &[engine]).await.unwrap();
+        assert_eq!(running_of(dead).await, []);
+        assert_eq!(running_of(alive.clone()).await[0].id, row.id);
+
+        assert!(!finish(&db.writer(), &row.id, first, &failed("late")).await.unwrap());
+        assert_eq!(execution_logs::find(db.reader(), &row.id).await.unwrap(), None);
+        assert!(finish(&db.writer(), &row.id, second, &failed("mine")).await.unwrap());
+        assert!(!finish(&db.writer(), &row.id, second, &failed("again")).await.unwrap());
+        assert_eq!(take_over(&db.writer(), &row.id, second, &alive).await.unwrap(), None, "ended");
+
+        let ended = get(&db, &row.id).await;
+        assert_eq!((ended.status, ended.reason.as_deref()), (ExecutionStatus::Failed, Some("raised")));
+        assert_eq!(ended.result, Some(failed("mine").result));
+        assert!(ended.updated_at > row.updated_at);
+        let log = execution_logs::find(db.reader(), &row.id).await.unwrap().unwrap();
+        assert_eq!((log.log.as_str(), log.truncated), ("log of mine", false));
+    }
+
+    #[tokio::test]
+    async fn a_cancel_wins_only_before_the_claim() {
+        let db = database().await;
+        let cancelled = Outcome::failed(Reason::Cancelled, Some("Cancelled."), None, 0.0);
+        let engine = EngineId::random();
+
+        let row = pending(&db).await;
+        assert!(finish_unowned(&db.writer(), &row.id, &cancelled).await.unwrap());
+        assert!(!finish_unowned(&db.writer(), &row.id, &cancelled).await.unwrap());
+        assert_eq!(claim(&db.writer(), &row.id, 0, &engine, None).await.unwrap(), None);
+        assert_eq!(get(&db, &row.id).await.status, ExecutionStatus::Cancelled);
+
+        let row = pending(&db).await;
+        let epoch = claim(&db.writer(), &row.id, 0, &engine, None).await.unwrap().unwrap();
+        assert!(!finish_unowned(&db.writer(), &row.id, &cancelled).await.unwrap());
+        assert!(finish(&db.writer(), &row.id, epoch, &failed("ran")).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn another_projects_execution_is_neither_seen_nor_deleted() {
+        let db = database().await;
+        let row = pending(&db).await;
+        let epoch = claim(&db.writer(), &row.id, 0, &EngineId::random(), None).await.unwrap().unwrap();
+        finish(&db.writer(), &row.id, epoch, &failed("x")).await.unwrap();
+
+        assert_eq!(find(db.reader(), &row.id, &stranger()).await.unwrap(), None);
+        assert_eq!(list(db.reader(), &stranger(), &Filters::default()).await.unwrap(), []);
+        assert!(!delete(&db.writer(), &row.id, &stranger()).await.unwrap());
+        assert!(find(db.reader(), &row.id, &own()).await.unwrap().is_some());
+
+        assert!(delete(&db.writer(), &row.id, &own()).await.unwrap());
+        assert!(!delete(&db.writer(), &row.id, &Scope::All).await.unwrap());
+        assert_eq!(execution_logs::find(db.reader(), &row.id).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_deleted_execution_is_dropped() {
+        let db = database().await;
+        let row = pending(&db).await;
+        let epoch = claim(&db.writer(), &row.id, 0, &EngineId::random(), None).await.unwrap().unwrap();
+        delete(&db.writer(), &row.id, &own()).await.unwrap();
+        assert!(!finish(&db.writer(), &row.id, epoch, &failed("x")).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn many_rows_are_inserted_at_once_and_listed_by_age() {
+        let db = database().await;
+        let rows: Vec<Model> = (0..1200)
+            .map(|age| Model {
+                created_at: Timestamp(1_000_000 - age),
+                ..execution(ExecutionStatus::Pending)
+            })
+            .collect();
+        insert_many(&db.writer(), rows.clone()).await.unwrap();
+        insert_many(&db.writer(), Vec::new()).await.unwrap();
+
+        let listed = list(db.reader(), &own(), &Filters::default()).await.unwrap();
+        assert!(listed.iter().eq(rows.iter().rev()));
+        let oldest = list_pending(db.reader(), 2).await.unwrap();
+        assert!(oldest.iter().eq(rows.iter().rev().take(2)));
+        let counts = count_by_status(db.reader()).await.unwrap();
+        assert_eq!(counts, [(ExecutionStatus::Pending, 1200)]);
+
+        let twice = insert_many(&db.writer(), vec![rows[0].clone()]).await.unwrap_err();
+        assert_eq!(twice.to_string(), "Duplicate entry for executions: ['id']");
+    }
+
+    /// Four executions, `a` to `d` by their alias.
+    async fn some() -> TestDb {
+        let db = database().await;
+        let rows = [
+            ("a", ExecutionStatus::Pending, "p1", Some("Created by Job 1")),
+            ("b", ExecutionStatus::Success, "p1", Some("100% SURE")),
+            ("c", ExecutionStatus::Cancelled, "p2", Some("snake_case!")),
+            ("d", ExecutionStatus::Error, "p2", None),
+        ];
+        for (age, (name, status, project, description)) in rows.into_iter().enumerate() {
+            let row = Model {
+                function_alias: Some(name.into()),
+                project_id: ProjectId::from(project),
+                description: description.map(str::to_owned),
+                created_at: Timestamp(age as i64),
+                ..execution(status)
+            };
+            insert(&db.writer(), row).await.unwrap();
+        }
+        db
+    }
+
+    #[tokio::test]
+    async fn filters_select_as_the_v1_api_says() {
+        let db = some().await;
+        let cases = [
+            ("status", "running", "a"),
+            ("status", "neq:running", "bcd"),
+            ("status", "failed", "c"),
+            ("status", "pending", ""),
+            ("status", "gt:error", "abc"),
+            ("project_id", "p1", "ab"),
+            ("project_id", "in:p1,p2", "abcd"),
+            ("project_id", "nin:p1", "cd"),
+            ("project_id", "in:", ""),
+            ("project_id", "gte:p2", "cd"),
+            ("project_id", "lt:p2", "ab"),
+            ("project_id", "bogus:p1", ""),
+            ("description", "has:job 1", "a"),
+            ("description", "has:%", "b"),
+            ("description", "has:_", "c"),
+            ("description", "has:!", "c"),
+            ("description", "has:sure", "b"),
+            ("description", "has:", "abc"),
+            ("description", "neq:x", "abc"),
+            ("description", "eq:100% SURE", "b"),
+            ("description", "100% sure", ""),
+            ("description", "' OR 1=1 --", ""),
+        ];
+        for (key, text, expected) in cases {
+            let mut filters = Filters::default();
+            let filter = match key {
+                "status" => &mut filters.status,
+                "project_id" => &mut filters.project_id,
+                _ => &mut filters.description,
+            };
+            *filter = Some(Filter::parse(text));
+            let rows = list(db.reader(), &Scope::All, &filters).await.unwrap();
+            let names: String = rows.into_iter().filter_map(|row| row.function_alias).collect();
+            assert_eq!(names, expected, "{key}={text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_filter_does_not_widen_the_scope() {
+        let db = some().await;
+        let filters = Filters { project_id: Some(Filter::parse("in:p1,p2")), ..Filters::default() };
+        let rows = list(db.reader(), &Scope::Project("p2".into()), &filters).await.unwrap();
+        assert_eq!(rows.len(), 2);
+        assert_eq!(list(db.reader(), &Scope::Project(project()), &filters).await.unwrap(), []);
+    }
+}

@@ -1,0 +1,271 @@
+use std::collections::BTreeSet;
+
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect,
+};
+
+use super::{Filter, Result, updated, within};
+use crate::model::function::{ActiveModel, Column, Entity, Model};
+use crate::model::{FunctionId, JobStatus, RuntimeId, Scope, Timestamp, alias, job, version, webhook};
+
+pub async fn insert(db: &impl ConnectionTrait, function: Model) -> Result<()> {
+    Entity::insert(function.into_active_model()).exec_without_returning(db).await?;
+    Ok(())
+}
+
+pub async fn find(db: &impl ConnectionTrait, id: &FunctionId, scope: &Scope) -> Result<Option<Model>> {
+    Ok(Entity::find_by_id(id.clone()).filter(within(scope, Column::ProjectId)).one(db).await?)
+}
+
+pub async fn list(
+    db: &impl ConnectionTrait,
+    scope: &Scope,
+    project_id: Option<&Filter>,
+) -> Result<Vec<Model>> {
+    let mut query = Entity::find().filter(within(scope, Column::ProjectId));
+    if let Some(filter) = project_id {
+        query = query.filter(filter.on(Column::ProjectId));
+    }
+    Ok(query.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).all(db).await?)
+}
+
+/// Writes what `change` sets, and returns the row; `None` where it is gone.
+pub async fn update(db: &impl ConnectionTrait, change: ActiveModel) -> Result<Option<Model>> {
+    let change = ActiveModel { updated_at: sea_orm::Set(Some(Timestamp::now())), ..change };
+    updated(change.update(db).await)
+}
+
+/// Removes the function and its versions, and takes it out of jobs that are over; `false` where it
+/// is gone already. In a transaction, behind the guards below: what still refers to the function
+/// makes this [`super::Error::Referenced`].
+pub async fn delete(db: &impl ConnectionTrait, id: &FunctionId) -> Result<bool> {
+    job::Entity::update_many()
+        .col_expr(job::Column::FunctionId, Expr::value(None::<FunctionId>))
+        .filter(job::Column::FunctionId.eq(id.clone()))
+        .filter(job::Column::Status.is_in(OVER))
+        .exec(db)
+        .await?;
+    Ok(Entity::delete_by_id(id.clone()).exec(db).await?.rows_affected == 1)
+}
+
+/// Counts executions of version 0. The time of the last one is the function's `updated_at`.
+pub async fn increment_count(db: &impl ConnectionTrait, id: &FunctionId, by: u32) -> Result<()> {
+    Entity::update_many()
+        .col_expr(Column::Count, Expr::col(Column::Count).add(i64::from(by)))
+        .col_expr(Column::UpdatedAt, Expr::value(Timestamp::now()))
+        .filter(Column::Id.eq(id.clone()))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
+const OVER: [JobStatus; 2] = [JobStatus::Done, JobStatus::Cancelled];
+
+/// Jobs that name the function itself and are not over. Jobs by alias are held by the alias.
+pub async fn has_live_jobs(db: &impl ConnectionTrait, id: &FunctionId) -> Result<bool> {
+    let live = job::Entity::find()
+        .filter(job::Column::FunctionId.eq(id.clone()))
+        .filter(job::Column::Status.is_not_in(OVER));
+    Ok(live.count(db).await? > 0)
+}
+
+pub async fn has_webhooks(db: &impl ConnectionTrait, id: &FunctionId) -> Result<bool> {
+    let webhooks = webhook::Entity::find().filter(webhook::Column::FunctionId.eq(id.clone()));
+    Ok(webhooks.count(db).await? > 0)
+}
+
+pub async fn has_aliases(db: &impl ConnectionTrait, id: &FunctionId) -> Result<bool> {
+    let aliases = alias::Entity::find().filter(alias::Column::FunctionId.eq(id.clone()));
+    Ok(aliases.count(db).await? > 0)
+}
+
+/// Whether a function or a version of any project is written for the runtime.
+pub async fn runtime_in_use(db: &impl ConnectionTrait, id: &RuntimeId) -> Result<bool> {
+    let functions = Entity::find().filter(Column::RuntimeId.eq(id.clone()));
+    let versions = version::Entity::find().filter(version::Column::RuntimeId.eq(id.clone()));
+    Ok(functions.count(db).await? > 0 || versions.count(db).await? > 0)
+}
+
+/// Whether a function or a version of any project has this package.
+pub async fn digest_in_use(db: &impl ConnectionTrait, digest: &str) -> Result<bool> {
+    let functions = Entity::find().filter(Column::PackageDigest.eq(digest));
+    let versions = version::Entity::find().filter(version::Column::PackageDigest.eq(digest));
+    Ok(functions.count(db).await? > 0 || versions.count(db).await? > 0)
+}
+
+/// The packages of all functions and versions.
+pub async fn list_digests(db: &impl ConnectionTrait) -> Result<BTreeSet<String>> {
+    let functions: Vec<String> = Entity::find()
+        .select_only()
+        .column(Column::PackageDigest)
+        .filter(Column::PackageDigest.is_not_null())
+        .into_tuple()
+        .all(db)
+        .await?;
+    let versions: Vec<String> = version::Entity::find()
+        .select_only()
+        .column(version::Column::PackageDigest)
+        .filter(version::Column::PackageDigest.is_not_null())
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(functions.into_iter().chain(versions).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::testing::{self, TestDb, alias, database, function, own, runtime, stranger, version};
+    use crate::db::{Error, aliases, runtimes, versions};
+    use crate::model::RuntimeId;
+
+    async fn one() -> (TestDb, Model) {
+        let db = database().await;
+        let runtime = runtime();
+        let function = function(&runtime.id);
+        runtimes::insert(&db.writer(), runtime).await.unwrap();
+        insert(&db.writer(), function.clone()).await.unwrap();
+        (db, function)
+    }
+
+    #[tokio::test]
+    async fn another_projects_function_is_not_there() {
+        let (db, function) = one().await;
+        assert_eq!(find(db.reader(), &function.id, &stranger()).await.unwrap(), None);
+        assert_eq!(find(db.reader(), &function.id, &own()).await.unwrap(), Some(function.clone()));
+        assert_eq!(find(db.reader(), &function.id, &Scope::All).await.unwrap(), Some(function.clone()));
+
+        assert_eq!(list(db.reader(), &stranger(), None).await.unwrap(), []);
+        let filtered = async |text: &str| {
+            list(db.reader(), &Scope::All, Some(&Filter::parse(text))).await.unwrap().len()
+        };
+        assert_eq!((filtered("in:demo,x").await, filtered("neq:demo").await), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn executions_are_counted_without_losing_one() {
+        let (db, function) = one().await;
+        versions::insert(&db.writer(), version(&function, 1)).await.unwrap();
+        increment_count(&db.writer(), &function.id, 2).await.unwrap();
+        increment_count(&db.writer(), &function.id, 3).await.unwrap();
+        versions::increment_count(&db.writer(), &function.id, 1, 4).await.unwrap();
+
+        let row = find(db.reader(), &function.id, &own()).await.unwrap().unwrap();
+        assert_eq!(row.count, function.count + 5);
+        assert!(row.updated_at > function.updated_at);
+        let row = versions::find(db.reader(), &function.id, 1).await.unwrap().unwrap();
+        assert_eq!(row.count, 11);
+        assert_eq!(versions::find(db.reader(), &function.id, 0).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn versions_are_listed_by_number_and_numbers_are_unique() {
+        let (db, function) = one().await;
+        for number in [2, 10, 1] {
+            versions::insert(&db.writer(), version(&function, number)).await.unwrap();
+        }
+        let listed = versions::list(db.reader(), &function.id).await.unwrap();
+        assert_eq!(listed.iter().map(|row| row.version_number).collect::<Vec<_>>(), [1, 2, 10]);
+        let error = versions::insert(&db.writer(), version(&function, 2)).await.unwrap_err().to_string();
+        let columns = "['project_id', 'function_id', 'version_number']";
+        assert_eq!(error, format!("Duplicate entry for function_versions: {columns}"));
+    }
+
+    #[tokio::test]
+    async fn an_alias_is_unique_by_name_and_by_version() {
+        let (db, function) = one().await;
+        aliases::insert(&db.writer(), alias(&function, "prod", 1)).await.unwrap();
+        let refused = async |name: &str, version: i32| {
+            aliases::insert(&db.writer(), alias(&function, name, version)).await.unwrap_err().to_string()
+        };
+        let prefix = "Duplicate entry for function_aliases:";
+        assert_eq!(refused("prod", 2).await, format!("{prefix} ['project_id', 'name']"));
+        let columns = "['project_id', 'function_id', 'function_version']";
+        assert_eq!(refused("test", 1).await, format!("{prefix} {columns}"));
+
+        let find = async |project: &str, name: &str| {
+            aliases::find(db.reader(), &project.into(), name).await.unwrap().is_some()
+        };
+        assert!(find("demo", "prod").await);
+        assert!(!find("other", "prod").await && !find("demo", "Prod").await);
+    }
+
+    #[tokio::test]
+    async fn the_guards_see_what_still_needs_a_function() {
+        let (db, function) = one().await;
+        let (id, nobody) = (&function.id, &FunctionId::random());
+        for status in OVER {
+            job::Entity::insert(testing::job(id, status).into_active_model())
+                .exec_without_returning(&db.writer())
+                .await
+                .unwrap();
+        }
+        assert!(!has_live_jobs(db.reader(), id).await.unwrap());
+        assert!(!has_webhooks(db.reader(), id).await.unwrap());
+        assert!(!has_aliases(db.reader(), id).await.unwrap());
+
+        job::Entity::insert(testing::job(id, JobStatus::Paused).into_active_model())
+            .exec_without_returning(&db.writer())
+            .await
+            .unwrap();
+        webhook::Entity::insert(testing::webhook(id).into_active_model())
+            .exec_without_returning(&db.writer())
+            .await
+            .unwrap();
+        aliases::insert(&db.writer(), alias(&function, "prod", 0)).await.unwrap();
+        for (id, expected) in [(id, true), (nobody, false)] {
+            assert_eq!(has_live_jobs(db.reader(), id).await.unwrap(), expected);
+            assert_eq!(has_webhooks(db.reader(), id).await.unwrap(), expected);
+            assert_eq!(has_aliases(db.reader(), id).await.unwrap(), expected);
+        }
+
+        let transaction = db.begin().await.unwrap();
+        let error = delete(&transaction, id).await.unwrap_err();
+        assert!(matches!(error, Error::Referenced(_)), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_deleted_function_takes_its_versions_along_and_leaves_finished_jobs() {
+        let (db, function) = one().await;
+        versions::insert(&db.writer(), version(&function, 1)).await.unwrap();
+        let done = testing::job(&function.id, JobStatus::Done);
+        job::Entity::insert(done.clone().into_active_model())
+            .exec_without_returning(&db.writer())
+            .await
+            .unwrap();
+
+        let transaction = db.begin().await.unwrap();
+        assert!(delete(&transaction, &function.id).await.unwrap());
+        assert!(!delete(&transaction, &function.id).await.unwrap());
+        transaction.commit().await.unwrap();
+
+        assert_eq!(find(db.reader(), &function.id, &Scope::All).await.unwrap(), None);
+        assert_eq!(versions::list(db.reader(), &function.id).await.unwrap(), []);
+        let left = job::Entity::find().all(db.reader()).await.unwrap();
+        assert_eq!(left, [job::Model { function_id: None, ..done }]);
+    }
+
+    #[tokio::test]
+    async fn runtimes_and_packages_are_in_use_by_functions_and_by_versions() {
+        let (db, function) = one().await;
+        let runtime = function.runtime_id.clone().unwrap();
+        let (own, old) = (function.package_digest.clone().unwrap(), "e".repeat(64));
+        assert!(runtime_in_use(db.reader(), &runtime).await.unwrap());
+        assert!(!runtime_in_use(db.reader(), &RuntimeId::random()).await.unwrap());
+        assert!(digest_in_use(db.reader(), &own).await.unwrap());
+        assert!(!digest_in_use(db.reader(), &old).await.unwrap());
+
+        let other = testing::runtime();
+        runtimes::insert(&db.writer(), other.clone()).await.unwrap();
+        let version = version::Model { runtime_id: Some(other.id.clone()), ..version(&function, 1) };
+        versions::insert(&db.writer(), version).await.unwrap();
+        assert!(runtime_in_use(db.reader(), &other.id).await.unwrap());
+        assert!(digest_in_use(db.reader(), &old).await.unwrap());
+        assert_eq!(list_digests(db.reader()).await.unwrap(), BTreeSet::from([own, old]));
+
+        let error = runtimes::delete(&db.writer(), &runtime).await.unwrap_err();
+        assert!(matches!(error, Error::Referenced(_)), "{error:?}");
+    }
+}

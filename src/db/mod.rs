@@ -1,0 +1,276 @@
+//! The database: its connections here, and one file of queries per table. The only user of SQL.
+//!
+//! Queries are free functions over `&impl ConnectionTrait`, so that a caller can put several into one
+//! transaction. Reads go to [`Db::reader`], a write of one statement to [`Db::writer`], everything
+//! else into [`Db::begin`]. Where a user asks, a query takes a [`Scope`] and cannot forget it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use migration::Migrator;
+use sea_orm::sea_query::IntoCondition;
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
+    DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait,
+};
+use sea_orm_migration::MigratorTrait;
+
+use crate::config;
+use crate::model::Scope;
+
+mod address;
+mod error;
+mod filter;
+
+pub mod aliases;
+pub mod engines;
+pub mod execution_logs;
+pub mod executions;
+pub mod functions;
+pub mod runtimes;
+pub mod versions;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use address::Address;
+pub use error::{Error, Result};
+pub use filter::Filter;
+
+/// Longest wait for a connection, and on SQLite for the lock that another program holds.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A connection over the network that idled longer is tried before it is used.
+const STALE: Duration = Duration::from_secs(30);
+
+/// The connections. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Db {
+    /// On SQLite one connection: writers queue for it here, in order, instead of finding the file
+    /// locked. Elsewhere the same pool as `reader`.
+    writer: DatabaseConnection,
+    reader: DatabaseConnection,
+    commits: Arc<AtomicU64>,
+}
+
+impl Db {
+    /// Connects. Creates SQLite's file and its directory where they are missing, but no table: see
+    /// [`Db::migrate`].
+    pub async fn connect(config: &config::Database) -> Result<Self> {
+        let (writer, reader) = match Address::parse(&config.connection)? {
+            Address::Sqlite(path) => {
+                if let Some(directory) = path.parent() {
+                    tokio::fs::create_dir_all(directory).await.map_err(|source| {
+                        let directory = directory.display();
+                        Error::Config(format!(
+                            "[database] connection: cannot create the directory {directory}: {source}"
+                        ))
+                    })?;
+                }
+                let synchronous = match config.durability {
+                    config::Durability::Process => SqliteSynchronous::Normal,
+                    config::Durability::Power => SqliteSynchronous::Full,
+                };
+                let common = move |options: SqliteConnectOptions| {
+                    options
+                        .filename(&path)
+                        .create_if_missing(true)
+                        .journal_mode(SqliteJournalMode::Wal)
+                        .synchronous(synchronous)
+                        .busy_timeout(PATIENCE)
+                        .foreign_keys(true)
+                };
+                let mut options = connect_options("sqlite:taibai".to_owned(), 1);
+                options.idle_timeout(None).max_lifetime(None).map_sqlx_sqlite_opts(common.clone());
+                let writer = sea_orm::Database::connect(options).await?;
+
+                let mut options = connect_options("sqlite:taibai".to_owned(), config.max_connections);
+                options
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .map_sqlx_sqlite_opts(move |options| common(options).pragma("query_only", "ON"));
+                (writer, sea_orm::Database::connect(options).await?)
+            }
+            Address::Server(url) => {
+                let mut options = connect_options(url, config.max_connections);
+                options.test_before_acquire_if_idle_for(STALE);
+                let pool = sea_orm::Database::connect(options).await?;
+                (pool.clone(), pool)
+            }
+        };
+        Ok(Self { writer, reader, commits: Arc::default() })
+    }
+
+    /// For queries that write nothing; SQLite refuses others here.
+    pub fn reader(&self) -> &DatabaseConnection {
+        &self.reader
+    }
+
+    /// For a write of one statement, which is a commit of its own.
+    ///
+    /// Not while holding a transaction: on SQLite both need the one connection that writes, and
+    /// the wait ends with an error.
+    pub fn writer(&self) -> Writer<'_> {
+        Writer { connection: &self.writer, commits: &self.commits }
+    }
+
+    /// Begins a transaction for writing; dropped without [`Transaction::commit`] it leaves nothing.
+    ///
+    /// On SQLite it takes the write lock at once. One that reads first and asks for it later would
+    /// fail whenever another wrote in between, however long it is ready to wait.
+    pub async fn begin(&self) -> Result<Transaction> {
+        let inner = self
+            .writer
+            .begin_with_options(TransactionOptions {
+                // What PostgreSQL does by itself.
+                isolation_level: (self.writer.get_database_backend() == DbBackend::MySql)
+                    .then_some(IsolationLevel::ReadCommitted),
+                access_mode: None,
+                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            })
+            .await?;
+        Ok(Transaction { inner, commits: self.commits.clone() })
+    }
+
+    /// How often something was committed through this and its clones, migrations left out.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Brings the tables up to this program's release. May be called again, but not by two
+    /// programs at the same time.
+    pub async fn migrate(&self) -> Result<()> {
+        Ok(Migrator::up(&self.writer, None).await?)
+    }
+
+    /// Names of the migrations that [`Db::migrate`] would apply. Writes nothing.
+    pub async fn pending_migrations(&self) -> Result<Vec<String>> {
+        let pending = Migrator::get_pending_migrations_read_only(&self.reader).await?;
+        Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())
+    }
+
+    /// Waits until the connections are closed; SQLite then folds its log into the file.
+    pub async fn close(&self) -> Result<()> {
+        self.reader.close_by_ref().await?;
+        Ok(self.writer.close_by_ref().await?)
+    }
+}
+
+fn connect_options(url: String, connections: u32) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections.max(1))
+        .acquire_timeout(PATIENCE)
+        .connect_timeout(PATIENCE)
+        .sqlx_logging(false)
+        .test_before_acquire(false);
+    options
+}
+
+/// Writes statement by statement and counts each as the commit that it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Writer<'a> {
+    connection: &'a DatabaseConnection,
+    commits: &'a AtomicU64,
+}
+
+impl Writer<'_> {
+    fn count<T>(&self, is_write: bool, result: Result<T, DbErr>) -> Result<T, DbErr> {
+        if is_write && result.is_ok() {
+            self.commits.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+/// An insert or update that returns rows comes as a query.
+fn writes(statement: &Statement) -> bool {
+    !statement.sql.trim_start().to_ascii_uppercase().starts_with("SELECT")
+}
+
+#[async_trait::async_trait]
+impl ConnectionTrait for Writer<'_> {
+    fn get_database_backend(&self) -> DbBackend {
+        self.connection.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.count(true, self.connection.execute_raw(statement).await)
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.count(true, self.connection.execute_unprepared(sql).await)
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.count(writes(&statement), self.connection.query_one_raw(statement).await)
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.count(writes(&statement), self.connection.query_all_raw(statement).await)
+    }
+}
+
+/// A transaction that writes. Nothing but SQL may be awaited while it is held: on SQLite everyone
+/// else who writes waits for it.
+#[derive(Debug)]
+pub struct Transaction {
+    inner: DatabaseTransaction,
+    commits: Arc<AtomicU64>,
+}
+
+impl Transaction {
+    pub async fn commit(self) -> Result<()> {
+        self.inner.commit().await?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub async fn rollback(self) -> Result<()> {
+        Ok(self.inner.rollback().await?)
+    }
+}
+
+#[async_trait::async_trait]
+impl ConnectionTrait for Transaction {
+    fn get_database_backend(&self) -> DbBackend {
+        self.inner.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.inner.execute_raw(statement).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.inner.execute_unprepared(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.inner.query_one_raw(statement).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.inner.query_all_raw(statement).await
+    }
+}
+
+/// The rows of `column`'s table that `scope` may see.
+fn within(scope: &Scope, column: impl ColumnTrait) -> Condition {
+    match scope {
+        Scope::Project(project) => column.eq(project.clone()).into_condition(),
+        Scope::All => Condition::all(),
+    }
+}
+
+/// The row that an update of one row returned; `None` where there was none to update.
+fn updated<M>(result: Result<M, DbErr>) -> Result<Option<M>> {
+    match result {
+        Ok(row) => Ok(Some(row)),
+        Err(DbErr::RecordNotUpdated) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,183 @@
+//! A database and rows for tests.
+
+use tempfile::TempDir;
+
+use super::Db;
+use crate::config;
+use crate::model::*;
+
+/// A database of one test's own; the file goes with it.
+pub(crate) struct TestDb {
+    pub db: Db,
+    pub config: config::Database,
+    _directory: TempDir,
+}
+
+impl std::ops::Deref for TestDb {
+    type Target = Db;
+
+    fn deref(&self) -> &Db {
+        &self.db
+    }
+}
+
+/// With the tables of today.
+pub(crate) async fn database() -> TestDb {
+    let database = empty_database().await;
+    database.migrate().await.unwrap();
+    database
+}
+
+/// Without any table.
+pub(crate) async fn empty_database() -> TestDb {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("made/on/demand/taibai.sqlite");
+    let config = config::Database {
+        connection: format!("sqlite://{}", path.display()),
+        ..config::Database::default()
+    };
+    TestDb { db: Db::connect(&config).await.unwrap(), config, _directory: directory }
+}
+
+/// Rows with every column filled, of project `demo` where nothing else is said.
+pub(crate) fn project() -> ProjectId {
+    ProjectId::from("demo")
+}
+
+pub(crate) fn own() -> Scope {
+    Scope::Project(project())
+}
+
+pub(crate) fn stranger() -> Scope {
+    Scope::Project("other".into())
+}
+
+pub(crate) fn runtime() -> runtime::Model {
+    runtime::Model {
+        id: RuntimeId::random(),
+        project_id: project(),
+        name: Some("python3".into()),
+        description: Some("Python".into()),
+        image: "taibai/python3:1".into(),
+        status: RuntimeStatus::Available,
+        status_reason: Some("none".into()),
+        is_public: true,
+        trusted: true,
+        created_at: Timestamp::now(),
+        updated_at: Some(Timestamp(2)),
+    }
+}
+
+pub(crate) fn function(runtime: &RuntimeId) -> function::Model {
+    function::Model {
+        id: FunctionId::random(),
+        project_id: project(),
+        name: Some("hello".into()),
+        description: Some("greets".into()),
+        runtime_id: Some(runtime.clone()),
+        cpu: 100,
+        memory_size: 8 << 30,
+        timeout: 5,
+        code: "{\"source\": \"package\"}".into(),
+        package_digest: Some("d".repeat(64)),
+        package_bytes: Some(6 << 30),
+        entry: Some("hello.main".into()),
+        count: 3_000_000_000,
+        trust_id: Some("trust".into()),
+        latest_version: 1,
+        created_at: Timestamp::now(),
+        updated_at: Some(Timestamp(2)),
+    }
+}
+
+pub(crate) fn version(function: &function::Model, number: i32) -> version::Model {
+    version::Model {
+        id: uuid::Uuid::new_v4().to_string(),
+        project_id: function.project_id.clone(),
+        function_id: function.id.clone(),
+        description: Some("first".into()),
+        version_number: number,
+        count: 7,
+        runtime_id: function.runtime_id.clone(),
+        cpu: 200,
+        memory_size: 32 << 20,
+        timeout: 6,
+        package_digest: Some("e".repeat(64)),
+        package_bytes: Some(9),
+        entry: Some("hello.old".into()),
+        created_at: Timestamp::now(),
+        updated_at: Some(Timestamp(2)),
+    }
+}
+
+pub(crate) fn alias(function: &function::Model, name: &str, version: i32) -> alias::Model {
+    alias::Model {
+        id: uuid::Uuid::new_v4().to_string(),
+        project_id: function.project_id.clone(),
+        name: name.into(),
+        function_id: function.id.clone(),
+        function_version: version,
+        description: Some("what users call".into()),
+        created_at: Timestamp::now(),
+        updated_at: Some(Timestamp(2)),
+    }
+}
+
+pub(crate) fn job(function: &FunctionId, status: JobStatus) -> job::Model {
+    job::Model {
+        id: uuid::Uuid::new_v4().to_string(),
+        project_id: project(),
+        name: Some("nightly".into()),
+        pattern: Some("0 21 * * *".into()),
+        status,
+        first_execution_time: Some(Timestamp(3)),
+        next_execution_time: Timestamp(4),
+        count: Some(5),
+        function_id: Some(function.clone()),
+        function_version: Some(0),
+        function_alias: Some("prod".into()),
+        function_input: Some("{}".into()),
+        created_at: Timestamp::now(),
+        updated_at: Some(Timestamp(2)),
+    }
+}
+
+pub(crate) fn webhook(function: &FunctionId) -> webhook::Model {
+    webhook::Model {
+        id: uuid::Uuid::new_v4().to_string(),
+        project_id: project(),
+        function_id: Some(function.clone()),
+        function_version: Some(1),
+        function_alias: Some("prod".into()),
+        description: Some("pushes".into()),
+        created_at: Timestamp::now(),
+        updated_at: Some(Timestamp(2)),
+    }
+}
+
+pub(crate) fn execution(status: ExecutionStatus) -> execution::Model {
+    execution::Model {
+        id: ExecutionId::random(),
+        project_id: project(),
+        function_id: FunctionId::random(),
+        function_version: 1,
+        function_alias: Some("prod".into()),
+        description: Some("Created by Job 1".into()),
+        status,
+        sync: true,
+        input: Some("{\"name\": \"x\"}".into()),
+        result: Some("{\"output\": null}".into()),
+        reason: Some("raised".into()),
+        start: Some(Start::Warm),
+        epoch: 1 << 40,
+        engine_id: Some(EngineId::random()),
+        worker: Some("w-1".into()),
+        request_id: Some("req-1".into()),
+        created_at: Timestamp::now(),
+        updated_at: Some(Timestamp(2)),
+    }
+}
+
+pub(crate) fn engine(lease_until: Timestamp) -> engine::Model {
+    engine::Model { id: EngineId::random(), node: "one".into(), started_at: Timestamp::now(), lease_until }
+}

@@ -1,0 +1,180 @@
+use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel};
+
+use super::testing::*;
+use super::*;
+use crate::model::*;
+
+#[tokio::test]
+async fn migrations_bring_an_empty_database_up_once() {
+    let db = empty_database().await;
+    assert!(!db.pending_migrations().await.unwrap().is_empty());
+
+    db.migrate().await.unwrap();
+    assert_eq!(db.pending_migrations().await.unwrap(), Vec::<String>::new());
+    runtimes::insert(&db.writer(), runtime()).await.unwrap();
+
+    db.migrate().await.unwrap();
+    assert_eq!(runtimes::list_all(db.reader()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_migration_that_was_cut_off_is_taken_up_again() {
+    let db = database().await;
+    for sql in ["DELETE FROM seaql_migrations", "DROP INDEX ix_executions_engine", "DROP TABLE engines"] {
+        db.writer().execute_unprepared(sql).await.unwrap();
+    }
+    assert!(!db.pending_migrations().await.unwrap().is_empty());
+    db.migrate().await.unwrap();
+    engines::register(&db.writer(), engine(Timestamp(1))).await.unwrap();
+    assert_eq!(db.pending_migrations().await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn every_entity_is_read_back_as_it_was_written() {
+    async fn check<E>(db: &Db, row: E::Model)
+    where
+        E: EntityTrait,
+        E::Model: IntoActiveModel<E::ActiveModel> + PartialEq + Clone,
+        E::ActiveModel: ActiveModelTrait<Entity = E>,
+    {
+        E::insert(row.clone().into_active_model()).exec_without_returning(&db.writer()).await.unwrap();
+        assert_eq!(E::find().all(db.reader()).await.unwrap(), [row]);
+    }
+    let db = database().await;
+    let runtime = runtime();
+    let function = function(&runtime.id);
+    let execution = execution(ExecutionStatus::Failed);
+    let log = execution_log::Model {
+        execution_id: execution.id.clone(),
+        log: "line\n".repeat(1 << 18),
+        truncated: true,
+    };
+    check::<runtime::Entity>(&db, runtime).await;
+    check::<function::Entity>(&db, function.clone()).await;
+    check::<version::Entity>(&db, version(&function, 1)).await;
+    check::<alias::Entity>(&db, alias(&function, "prod", 1)).await;
+    check::<job::Entity>(&db, job(&function.id, JobStatus::Paused)).await;
+    check::<webhook::Entity>(&db, webhook(&function.id)).await;
+    check::<execution::Entity>(&db, execution).await;
+    check::<execution_log::Entity>(&db, log).await;
+    check::<engine::Entity>(&db, engine(Timestamp(9))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn transactions_that_read_and_then_write_wait_for_each_other() {
+    let db = database().await;
+    let id = runtime();
+    let id = {
+        let key = id.id.clone();
+        runtimes::insert(&db.writer(), id).await.unwrap();
+        key
+    };
+    let function = function(&id);
+    functions::insert(&db.writer(), function.clone()).await.unwrap();
+    // A second program on the same file, beside this one's tasks.
+    let other = Db::connect(&db.config).await.unwrap();
+
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..8 {
+        let db = if task % 2 == 0 { db.db.clone() } else { other.clone() };
+        let id = function.id.clone();
+        tasks.spawn(async move {
+            for _ in 0..10 {
+                let transaction = db.begin().await.unwrap();
+                let row = functions::find(&transaction, &id, &Scope::All).await.unwrap().unwrap();
+                let change = function::ActiveModel {
+                    id: sea_orm::Set(id.clone()),
+                    latest_version: sea_orm::Set(row.latest_version + 1),
+                    ..Default::default()
+                };
+                functions::update(&transaction, change).await.unwrap().unwrap();
+                transaction.commit().await.unwrap();
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    let row = functions::find(db.reader(), &function.id, &Scope::All).await.unwrap().unwrap();
+    assert_eq!(row.latest_version, function.latest_version + 80);
+    assert_eq!(db.commits() + other.commits(), 2 + 80);
+}
+
+#[tokio::test]
+async fn commits_are_counted_and_reads_are_not() {
+    let db = database().await;
+    assert_eq!(db.commits(), 0);
+
+    runtimes::insert(&db.writer(), runtime()).await.unwrap();
+    runtimes::list_all(&db.writer()).await.unwrap();
+    runtimes::list_all(db.reader()).await.unwrap();
+    assert_eq!(db.commits(), 1);
+
+    let transaction = db.begin().await.unwrap();
+    let function = function(&runtimes::list_all(&transaction).await.unwrap()[0].id);
+    functions::insert(&transaction, function.clone()).await.unwrap();
+    executions::insert(&transaction, execution(ExecutionStatus::Pending)).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(db.commits(), 2);
+
+    let change =
+        function::ActiveModel { id: sea_orm::Set(function.id), cpu: sea_orm::Set(300), ..Default::default() };
+    let row = functions::update(&db.writer(), change).await.unwrap().unwrap();
+    assert_eq!((row.cpu, row.name), (300, function.name));
+    assert_eq!(db.commits(), 3);
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_or_rolled_back_leaves_nothing() {
+    let db = database().await;
+    let transaction = db.begin().await.unwrap();
+    runtimes::insert(&transaction, runtime()).await.unwrap();
+    drop(transaction);
+    let transaction = db.begin().await.unwrap();
+    runtimes::insert(&transaction, runtime()).await.unwrap();
+    transaction.rollback().await.unwrap();
+    assert_eq!(runtimes::list_all(&db.writer()).await.unwrap(), []);
+    assert_eq!(db.commits(), 0);
+}
+
+#[tokio::test]
+async fn a_reader_cannot_write() {
+    let db = database().await;
+    let error = runtimes::insert(db.reader(), runtime()).await.unwrap_err();
+    assert!(matches!(error, Error::Other(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_for_the_next_program() {
+    let db = database().await;
+    runtimes::insert(&db.writer(), runtime()).await.unwrap();
+    db.close().await.unwrap();
+    let closed = runtimes::list_all(db.reader()).await.unwrap_err();
+    assert!(matches!(closed, Error::Unavailable(_)), "{closed:?}");
+
+    let next = Db::connect(&db.config).await.unwrap();
+    assert_eq!(runtimes::list_all(next.reader()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn durability_decides_what_a_commit_waits_for() {
+    let mut db = empty_database().await;
+    for (durability, level) in [(config::Durability::Process, 1), (config::Durability::Power, 2)] {
+        db.config.durability = durability;
+        let connected = Db::connect(&db.config).await.unwrap();
+        let pragma = async |name: &str| {
+            let statement = Statement::from_string(DbBackend::Sqlite, format!("PRAGMA {name}"));
+            connected.writer.query_one_raw(statement).await.unwrap().unwrap()
+        };
+        assert_eq!(pragma("synchronous").await.try_get_by_index::<i32>(0).unwrap(), level);
+        assert_eq!(pragma("journal_mode").await.try_get_by_index::<String>(0).unwrap(), "wal");
+        assert_eq!(pragma("foreign_keys").await.try_get_by_index::<i32>(0).unwrap(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_made_is_named() {
+    let config = config::Database { connection: "sqlite:///proc/none/x.sqlite".into(), ..Default::default() };
+    let error = Db::connect(&config).await.unwrap_err().to_string();
+    assert!(error.starts_with("[database] connection: cannot create the directory /proc/none"), "{error}");
+}
