@@ -460,3 +460,22 @@ enum Engines {
     StartedAt,
     LeaseUntil,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mysql_holds_long_texts_and_tells_cases_apart() {
+        let sql: Vec<String> =
+            tables(DbBackend::MySql).iter().map(|table| table.to_string(MysqlQueryBuilder)).collect();
+        for sql in &sql {
+            assert!(sql.contains("COLLATE=utf8mb4_bin"), "{sql}");
+            assert!(!sql.contains(" text"), "64 KiB: {sql}");
+        }
+        for column in ["`code`", "`input`", "`result`", "`log`"] {
+            let long = format!("{column} LONGTEXT");
+            assert!(sql.iter().any(|sql| sql.contains(&long)), "{long}");
+        }
+    }
+}

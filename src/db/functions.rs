@@ -6,7 +6,7 @@ use sea_orm::{
     QueryFilter, QueryOrder, QuerySelect,
 };
 
-use super::{Filter, Result, updated, within};
+use super::{Filter, Result, Transaction, updated, within};
 use crate::model::function::{ActiveModel, Column, Entity, Model};
 use crate::model::{FunctionId, JobStatus, RuntimeId, Scope, Timestamp, alias, job, version, webhook};
 
@@ -17,6 +17,13 @@ pub async fn insert(db: &impl ConnectionTrait, function: Model) -> Result<()> {
 
 pub async fn find(db: &impl ConnectionTrait, id: &FunctionId, scope: &Scope) -> Result<Option<Model>> {
     Ok(Entity::find_by_id(id.clone()).filter(within(scope, Column::ProjectId)).one(db).await?)
+}
+
+/// As [`find`], in a transaction that will write what follows from the row: nobody else changes it
+/// until the end. On SQLite the transaction itself sees to that.
+pub async fn find_for_update(db: &Transaction, id: &FunctionId, scope: &Scope) -> Result<Option<Model>> {
+    let query = Entity::find_by_id(id.clone()).filter(within(scope, Column::ProjectId));
+    Ok(query.lock_exclusive().one(db).await?)
 }
 
 pub async fn list(

@@ -121,7 +121,9 @@ impl Db {
     /// Begins a transaction for writing; dropped without [`Transaction::commit`] it leaves nothing.
     ///
     /// On SQLite it takes the write lock at once. One that reads first and asks for it later would
-    /// fail whenever another wrote in between, however long it is ready to wait.
+    /// fail whenever another wrote in between, however long it is ready to wait. On the others it
+    /// locks nothing: what is written from what was read needs [`functions::find_for_update`], or
+    /// an update that names what it changes.
     pub async fn begin(&self) -> Result<Transaction> {
         let inner = self
             .writer

@@ -63,13 +63,9 @@ async fn every_entity_is_read_back_as_it_was_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn transactions_that_read_and_then_write_wait_for_each_other() {
     let db = database().await;
-    let id = runtime();
-    let id = {
-        let key = id.id.clone();
-        runtimes::insert(&db.writer(), id).await.unwrap();
-        key
-    };
-    let function = function(&id);
+    let runtime = runtime();
+    let function = function(&runtime.id);
+    runtimes::insert(&db.writer(), runtime).await.unwrap();
     functions::insert(&db.writer(), function.clone()).await.unwrap();
     // A second program on the same file, beside this one's tasks.
     let other = Db::connect(&db.config).await.unwrap();
@@ -81,7 +77,7 @@ async fn transactions_that_read_and_then_write_wait_for_each_other() {
         tasks.spawn(async move {
             for _ in 0..10 {
                 let transaction = db.begin().await.unwrap();
-                let row = functions::find(&transaction, &id, &Scope::All).await.unwrap().unwrap();
+                let row = functions::find_for_update(&transaction, &id, &Scope::All).await.unwrap().unwrap();
                 let change = function::ActiveModel {
                     id: sea_orm::Set(id.clone()),
                     latest_version: sea_orm::Set(row.latest_version + 1),
