@@ -3,7 +3,9 @@
 //! The way of an execution reads downwards through `api`, `engine::gateway`, `engine::run`,
 //! `engine::pool`, `engine::supervisor` and `engine::recorder`. ARCHITECTURE.md is the map.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod error;
 pub mod model;
+pub mod telemetry;
