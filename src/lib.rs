@@ -3,9 +3,11 @@
 //! The way of an execution reads downwards through `api`, `engine::gateway`, `engine::run`,
 //! `engine::pool`, `engine::supervisor` and `engine::recorder`. ARCHITECTURE.md is the map.
 
+pub mod cli;
 pub mod config;
 pub mod db;
 pub mod engine;
 pub mod error;
 pub mod model;
 pub mod orchestrator;
+pub mod telemetry;
