@@ -4,6 +4,8 @@
 //! `engine::pool`, `engine::supervisor` and `engine::recorder`. ARCHITECTURE.md is the map.
 
 pub mod cli;
+pub mod api;
+pub mod auth;
 pub mod config;
 pub mod db;
 pub mod engine;
@@ -11,3 +13,6 @@ pub mod error;
 pub mod model;
 pub mod orchestrator;
 pub mod telemetry;
+pub mod policy;
+pub mod resource;
+pub mod storage;

@@ -1,0 +1,398 @@
+//! The edge over a real database and a real store, as far as no engine is needed.
+
+use std::io::{Cursor, Write};
+use std::sync::Arc;
+
+use actix_web::body::to_bytes;
+use actix_web::http::Method;
+use actix_web::middleware::from_fn;
+use actix_web::test::{TestRequest, call_service, init_service};
+use actix_web::web;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{App, middleware, routes};
+use crate::config::Config;
+use crate::db::{self, Db};
+use crate::engine::gateway::Gateway;
+use crate::model::{RuntimeId, RuntimeStatus, Timestamp, runtime};
+use crate::storage::LocalStore;
+
+const AVAILABLE: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+const BROKEN: &str = "aaaaaaaa-0000-4000-8000-000000000002";
+const PRIVATE: &str = "aaaaaaaa-0000-4000-8000-000000000003";
+const NOWHERE: &str = "deadbeef-0000-4000-8000-00000000dead";
+
+struct Site {
+    directory: TempDir,
+    app: web::Data<App>,
+}
+
+/// A database with three runtimes of the project `ops`, and an empty store.
+async fn site() -> Site {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.database.connection = format!("sqlite:///{}", directory.path().join("db").display());
+    config.storage.max_package_bytes = 100_000;
+    config.api.max_body_bytes = 10_000;
+    let db = Db::connect(&config.database).await.unwrap();
+    db.migrate().await.unwrap();
+    for (id, status, is_public) in [
+        (AVAILABLE, RuntimeStatus::Available, true),
+        (BROKEN, RuntimeStatus::Error, true),
+        (PRIVATE, RuntimeStatus::Available, false),
+    ] {
+        let row = runtime::Model {
+            id: RuntimeId::from(id),
+            project_id: "ops".into(),
+            name: None,
+            description: None,
+            image: "image".to_owned(),
+            status,
+            status_reason: None,
+            is_public,
+            trusted: true,
+            created_at: Timestamp::now(),
+            updated_at: None,
+        };
+        db::runtimes::insert(&db.writer(), row).await.unwrap();
+    }
+    let packages = directory.path().join("packages");
+    let store = LocalStore::open(packages, config.storage.max_package_bytes).await.unwrap();
+    let app = web::Data::new(App::new(&config, db, Arc::new(store), Gateway {}));
+    Site { directory, app }
+}
+
+struct Answer {
+    status: u16,
+    headers: actix_web::http::header::HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    fn json(&self) -> Value {
+        assert_eq!(self.header("content-type"), "application/json");
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The text of an error, which has every field that an error has.
+    fn fault(&self) -> (u16, String) {
+        let json = self.json();
+        assert_eq!(json["code"], self.status);
+        assert_eq!(json["request_id"], self.header("x-openstack-request-id"));
+        assert!(json.as_object().unwrap().contains_key("debuginfo"));
+        (self.status, json["faultstring"].as_str().unwrap().to_owned())
+    }
+}
+
+impl Site {
+    async fn send(&self, request: TestRequest) -> Answer {
+        let app = actix_web::App::new().app_data(self.app.clone());
+        let app = app.wrap(from_fn(middleware::edge)).configure(routes);
+        let response = call_service(&init_service(app).await, request.to_request()).await.into_parts().1;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = to_bytes(response.into_body()).await.expect("a body can be read");
+        Answer { status, headers, body }
+    }
+
+    async fn ask(&self, token: &str, method: Method, path: &str) -> Answer {
+        self.send(request(token, method, path)).await
+    }
+
+    async fn ask_json(&self, token: &str, method: Method, path: &str, body: Value) -> Answer {
+        self.send(request(token, method, path).set_json(body)).await
+    }
+
+    async fn form(
+        &self,
+        method: Method,
+        path: &str,
+        fields: &[(&str, &str)],
+        package: Option<&[u8]>,
+    ) -> Answer {
+        let mut body = Vec::new();
+        for (name, value) in fields {
+            write!(body, "--cut\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+                .unwrap();
+        }
+        if let Some(package) = package {
+            body.extend(
+                b"--cut\r\nContent-Disposition: form-data; name=\"package\"; filename=\"a.zip\"\r\n\r\n",
+            );
+            body.extend(package);
+            body.extend(b"\r\n");
+        }
+        body.extend(b"--cut--\r\n");
+        let content_type = ("content-type", "multipart/form-data; boundary=cut");
+        self.send(request("demo", method, path).insert_header(content_type).set_payload(body)).await
+    }
+
+    async fn create(&self, package: &[u8]) -> String {
+        let fields = [("runtime_id", AVAILABLE), ("code", r#"{"source": "package"}"#), ("name", "f")];
+        let answer = self.form(Method::POST, "/v1/functions", &fields, Some(package)).await;
+        assert_eq!(answer.status, 201, "{:?}", answer.body);
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Files in the store, temporary ones included.
+    fn files(&self) -> usize {
+        fn count(directory: &std::path::Path) -> usize {
+            std::fs::read_dir(directory)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .map(|path| if path.is_dir() { count(&path) } else { 1 })
+                .sum()
+        }
+        count(&self.directory.path().join("packages"))
+    }
+}
+
+fn request(token: &str, method: Method, path: &str) -> TestRequest {
+    TestRequest::with_uri(path).method(method).insert_header(("x-auth-token", token))
+}
+
+fn zip_of(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    writer.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+    writer.write_all(content).unwrap();
+    writer.finish().unwrap().into_inner()
+}
+
+fn main_py() -> Vec<u8> {
+    zip_of("main.py", b"def main(): pass")
+}
+
+#[actix_web::test]
+async fn a_package_comes_back_byte_for_byte() {
+    let site = site().await;
+    let package = main_py();
+    let id = site.create(&package).await;
+
+    let shown = site.ask("demo", Method::GET, &format!("/v1/functions/{id}")).await.json();
+    assert_eq!(shown["code"]["source"], "package");
+    assert_eq!(
+        (&shown["entry"], &shown["cpu"], &shown["count"]),
+        (&json!("main.main"), &json!(100), &json!(0))
+    );
+    let listed = site.ask("demo", Method::GET, "/v1/functions").await.json();
+    let code: Value = serde_json::from_str(listed["functions"][0]["code"].as_str().unwrap()).unwrap();
+    assert_eq!(code, shown["code"]);
+
+    let path = format!("/v1/functions/{id}?download=true");
+    let zip =
+        site.send(request("demo", Method::GET, &path).insert_header(("accept", "application/json"))).await;
+    assert_eq!((zip.status, zip.header("content-type")), (200, "application/zip"));
+    assert_eq!(zip.header("content-disposition"), format!("attachment; filename=\"{id}\""));
+    assert_eq!(zip.body, package);
+    assert_eq!(site.ask("alt", Method::GET, &path).await.status, 404);
+    assert_eq!(site.ask("admin", Method::GET, &path).await.body, package);
+}
+
+#[actix_web::test]
+async fn a_refused_package_leaves_nothing() {
+    let site = site().await;
+    let refuse = async |code: &str, package: &[u8]| {
+        let fields = [("runtime_id", AVAILABLE), ("code", code)];
+        site.form(Method::POST, "/v1/functions", &fields, Some(package)).await.fault()
+    };
+    let package = r#"{"source": "package"}"#;
+    let wrong_md5 = r#"{"source": "package", "md5sum": "00000000000000000000000000000000"}"#;
+    for (code, bytes, status, text) in [
+        (package, b"no zip".to_vec(), 400, "Package is not a valid ZIP package."),
+        (wrong_md5, main_py(), 400, "Package md5 mismatch."),
+        (
+            package,
+            zip_of("../main.py", b""),
+            400,
+            "Package is not acceptable: '../main.py' leads out of the package.",
+        ),
+        (package, vec![0; 100_001], 413, "Package is larger than the allowed 100000 bytes."),
+        (package, vec![0; 200_000], 413, "Package is larger than the allowed 100000 bytes."),
+        (
+            r#"{"source": "tape"}"#,
+            main_py(),
+            400,
+            "Invalid code source specified, available sources: package, swift, image",
+        ),
+    ] {
+        assert_eq!(refuse(code, &bytes).await, (status, text.to_owned()));
+        assert_eq!(site.files(), 0, "{text}");
+    }
+}
+
+#[actix_web::test]
+async fn a_function_that_cannot_be_is_refused_by_name() {
+    let site = site().await;
+    let refuse = async |body: Value| site.ask_json("demo", Method::POST, "/v1/functions", body).await.fault();
+    let package = json!({"source": "package"});
+    let image = json!({"source": "image", "image": "x"});
+    for (body, status, text) in [
+        (json!({}), 400, "Required param is missing. Required: {'code'}"),
+        (json!({"code": package}), 400, "\"runtime_id\" must be specified."),
+        (json!({"code": package, "runtime_id": NOWHERE}), 404, "Runtime not found [id=deadbeef"),
+        (json!({"code": package, "runtime_id": PRIVATE}), 404, "Runtime not found [id=aaaaaaaa"),
+        (json!({"code": package, "runtime_id": BROKEN}), 400, "is not available."),
+        (json!({"code": package, "runtime_id": AVAILABLE}), 400, "A package is missing"),
+        (json!({"code": {"source": "swift"}, "runtime_id": AVAILABLE}), 400, "Both container and object"),
+        (
+            json!({"code": package, "entry": "main"}),
+            400,
+            "entry 'main' is not of the form <module>.<method>.",
+        ),
+        (json!({"code": image, "name": "x".repeat(256)}), 400, "name may have at most 255 characters."),
+        (json!({"code": image, "cpu": 1}), 400, "cpu resource limitation not within the allowable range"),
+        (json!({"code": image, "timeout": 0}), 400, "timeout resource limitation not within"),
+        (json!({"code": image, "runtime_id": "zzz"}), 404, "Runtime not found [id=zzz]"),
+        (json!([1]), 400, "A JSON object is required."),
+    ] {
+        let (got, fault) = refuse(body.clone()).await;
+        assert_eq!(got, status, "{body}: {fault}");
+        assert!(fault.contains(text), "{body}: {fault}");
+    }
+}
+
+#[actix_web::test]
+async fn an_image_function_keeps_its_code() {
+    let site = site().await;
+    let new = json!({"code": {"source": "image", "image": "x"}, "name": "i", "entry": "a.b", "cpu": "200"});
+    let function = site.ask_json("demo", Method::POST, "/v1/functions", new).await.json();
+    assert_eq!((&function["entry"], &function["cpu"]), (&Value::Null, &json!(200)));
+    let path = format!("/v1/functions/{}", function["id"].as_str().unwrap());
+
+    let timeout =
+        site.ask_json("demo", Method::PUT, &path, json!({"timeout": 20, "name": null})).await.json();
+    assert_eq!((&timeout["timeout"], &timeout["name"]), (&json!(20), &json!("i")));
+    assert!(timeout["updated_at"].is_string());
+    let empty = site.form(Method::PUT, &path, &[("description", ""), ("entry", "")], None).await.json();
+    assert_eq!(empty["description"], "");
+
+    let refused = site.ask_json("demo", Method::PUT, &path, json!({"cpu": 100})).await.fault();
+    assert_eq!(refused, (400, "The image type function code can not be changed.".to_owned()));
+    let download = site.ask("demo", Method::GET, &format!("{path}?download=1")).await;
+    assert_eq!(download.fault(), (405, "Download image function is not allowed.".to_owned()));
+    let body = json!({"function_id": function["id"]});
+    let run = site.ask_json("demo", Method::POST, "/v1/executions", body).await.fault();
+    assert_eq!(run, (400, "Image functions are not supported yet.".to_owned()));
+}
+
+#[actix_web::test]
+async fn a_call_that_cannot_be_made_is_refused_before_the_engine() {
+    let site = site().await;
+    let id = site.create(&main_py()).await;
+    let refuse =
+        async |body: Value| site.ask_json("demo", Method::POST, "/v1/executions", body).await.fault();
+    for (body, status, text) in [
+        (json!({}), 400, "Either function_alias or function_id must be provided.".to_owned()),
+        (json!({"function_id": "x"}), 400, "Expected a uuid but received x.".to_owned()),
+        (json!({"function_id": NOWHERE}), 404, format!("Function not found [id={NOWHERE}]")),
+        (json!({"function_alias": "no"}), 404, "FunctionAlias not found [name=no]".to_owned()),
+        (
+            json!({"function_id": id, "function_version": 3}),
+            404,
+            format!("FunctionVersion not found [function_id={id}, version_number=3]"),
+        ),
+        (
+            json!({"function_id": id, "bogus": 1}),
+            400,
+            "Unknown attribute for argument body: bogus".to_owned(),
+        ),
+    ] {
+        assert_eq!(refuse(body).await, (status, text));
+    }
+    let writer = site.app.db.writer();
+    let (from, to) = ([RuntimeStatus::Available], RuntimeStatus::Upgrading);
+    db::runtimes::set_status(&writer, &AVAILABLE.into(), &from, to, None).await.unwrap();
+    let refused = refuse(json!({"function_id": id})).await;
+    assert_eq!(refused, (409, format!("Runtime {AVAILABLE} is not available.")));
+}
+
+#[actix_web::test]
+async fn runtimes_are_seen_by_their_project_or_by_all() {
+    let site = site().await;
+    let ids = |answer: Answer| -> Vec<String> {
+        let rows = answer.json()["runtimes"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(site.ask("demo", Method::GET, "/v1/runtimes").await), [AVAILABLE, BROKEN]);
+    assert_eq!(ids(site.ask("ops", Method::GET, "//v1//runtimes/").await), [AVAILABLE, BROKEN, PRIVATE]);
+    // No more for an administrator of another project.
+    let path = format!("/v1/runtimes/{PRIVATE}");
+    assert_eq!(site.ask("admin:other", Method::GET, &path).await.status, 404);
+    assert_eq!(site.ask("ops", Method::GET, &path).await.status, 200);
+}
+
+#[actix_web::test]
+async fn what_only_admins_may_do_is_refused_to_members() {
+    let site = site().await;
+    let id = site.create(&main_py()).await;
+    let body = || Some(json!({"count": 1}));
+    for (method, path, body) in [
+        (Method::POST, "/v1/runtimes".to_owned(), Some(json!({"image": "x"}))),
+        (Method::PUT, format!("/v1/runtimes/{AVAILABLE}"), Some(json!({"name": "x"}))),
+        (Method::DELETE, format!("/v1/runtimes/{AVAILABLE}"), None),
+        (Method::GET, format!("/v1/runtimes/{AVAILABLE}/pool"), None),
+        (Method::GET, "/v1/functions?all_projects=true".to_owned(), None),
+        (Method::GET, "/v1/executions?all_projects=yes".to_owned(), None),
+        (Method::GET, format!("/v1/functions/{id}/workers"), None),
+        (Method::POST, format!("/v1/functions/{id}/scale_up"), body()),
+        (Method::POST, format!("/v1/functions/{id}/scale_down"), body()),
+        (Method::POST, format!("/v1/functions/{id}/detach"), None),
+    ] {
+        let answer = match body {
+            Some(body) => site.ask_json("demo", method, &path, body).await,
+            None => site.ask("demo", method, &path).await,
+        };
+        assert_eq!(answer.fault(), (403, "Operation not allowed".to_owned()), "{path}");
+    }
+    let path = format!("/v1/functions/{id}");
+    let foreign = site.ask("admin:other", Method::DELETE, &path).await.fault();
+    assert_eq!(foreign, (403, "Function can only be deleted by its owner.".to_owned()));
+    assert_eq!(site.ask("alt", Method::DELETE, &path).await.status, 404);
+}
+
+#[actix_web::test]
+async fn every_answer_is_json_and_has_an_id() {
+    let site = site().await;
+    for (method, path, status, allow) in [
+        (Method::GET, "/v1/nosuch", 404, ""),
+        (Method::HEAD, "/v1/runtimes", 405, "GET, POST"),
+        (Method::PATCH, "/v1/functions", 405, "GET, POST"),
+        (Method::GET, "/v1/runtimes?foo=bar", 400, ""),
+        (Method::GET, "/v1/runtimes/notuuid", 400, ""),
+        (Method::GET, "/v1/executions?limit=1", 400, ""),
+    ] {
+        let answer = site.ask("demo", method, path).await;
+        assert_eq!((answer.fault().0, answer.header("allow")), (status, allow), "{path}");
+    }
+    let large = json!({"image": "x".repeat(20_000)});
+    let large = site.ask_json("admin", Method::POST, "/v1/runtimes", large).await.fault();
+    assert_eq!(large, (413, "The request body is larger than 10000 bytes.".to_owned()));
+    let rejected = site.ask(":", Method::GET, "/v1/runtimes").await.fault();
+    assert_eq!(rejected, (401, "Failed to validate access token: Auth token is invalid".to_owned()));
+}
+
+#[actix_web::test]
+async fn what_needs_no_token_answers_without() {
+    let site = site().await;
+    let root = site.send(TestRequest::with_uri("/").insert_header(("host", "cloud:7070"))).await.json();
+    assert_eq!(root["versions"][0]["links"][0]["href"], "http://cloud:7070/v1");
+    for path in ["/v1", "/v1/"] {
+        let document = site.send(TestRequest::with_uri(path).insert_header(("host", "c"))).await.json();
+        assert_eq!(document, json!({"uri": "http://c/v1"}));
+    }
+    let options = site.send(TestRequest::with_uri("/any/where").method(Method::OPTIONS)).await;
+    assert_eq!((options.status, options.header("content-type"), options.body.len()), (200, "", 0));
+
+    let healthy = site.send(TestRequest::with_uri("/healthcheck")).await;
+    assert_eq!((healthy.status, healthy.body.as_ref()), (200, b"OK".as_slice()));
+    let as_json = || TestRequest::with_uri("/healthcheck").insert_header(("accept", "application/json"));
+    assert_eq!(site.send(as_json()).await.json()["checks"]["database"], "ok");
+    site.app.db.close().await.unwrap();
+    let ill = site.send(as_json()).await;
+    assert_eq!((ill.status, &ill.json()["status"]), (503, &json!("failed")));
+}

@@ -1,0 +1,279 @@
+//! `/v1/functions`
+
+use std::collections::BTreeMap;
+
+use actix_web::body::SizedStream;
+use actix_web::dev::Payload;
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio_util::io::ReaderStream;
+
+use super::{Listing, Time, empty, function_form};
+use crate::api::App;
+use crate::api::error::ApiError;
+use crate::api::extract::{Body, NoQuery, PathId, Query};
+use crate::api::route::at;
+use crate::api::wire::{Shape, integer, text_as_boolean};
+use crate::error::Error;
+use crate::model::{Caller, FunctionId, function};
+use crate::storage::Content;
+
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(at("/v1/functions", vec![(Method::GET, web::to(list)), (Method::POST, web::to(create))]))
+        .service(at(
+            "/v1/functions/{id}",
+            vec![
+                (Method::GET, web::to(show)),
+                (Method::PUT, web::to(update)),
+                (Method::DELETE, web::to(delete)),
+            ],
+        ))
+        .service(at("/v1/functions/{id}/workers", vec![(Method::GET, web::to(workers))]))
+        .service(at("/v1/functions/{id}/scale_up", vec![(Method::POST, web::to(scale_up))]))
+        .service(at("/v1/functions/{id}/scale_down", vec![(Method::POST, web::to(scale_down))]))
+        .service(at("/v1/functions/{id}/detach", vec![(Method::POST, web::to(detach))]));
+}
+
+const SCALE: Shape = Shape { argument: "scale", fields: &[integer("count", 1)] };
+
+#[derive(Debug, Deserialize)]
+struct ScaleBody {
+    count: Option<u32>,
+}
+
+/// Generic over `code`: text in lists, the object itself elsewhere.
+#[derive(Debug, Serialize)]
+struct FunctionView<C> {
+    id: String,
+    name: Option<String>,
+    description: Option<String>,
+    cpu: i32,
+    memory_size: i64,
+    timeout: i32,
+    runtime_id: Option<String>,
+    code: C,
+    entry: Option<String>,
+    count: i64,
+    latest_version: i32,
+    project_id: String,
+    created_at: Time,
+    updated_at: Option<Time>,
+}
+
+impl<C> FunctionView<C> {
+    fn new(row: function::Model, code: C) -> Self {
+        Self {
+            id: row.id.0,
+            name: row.name,
+            description: row.description,
+            cpu: row.cpu,
+            memory_size: row.memory_size,
+            timeout: row.timeout,
+            runtime_id: row.runtime_id.map(|id| id.0),
+            code,
+            entry: row.entry,
+            count: row.count,
+            latest_version: row.latest_version,
+            project_id: row.project_id.0,
+            created_at: Time(row.created_at),
+            updated_at: row.updated_at.map(Time),
+        }
+    }
+}
+
+impl FunctionView<String> {
+    fn in_a_list(mut row: function::Model) -> Self {
+        let code = std::mem::take(&mut row.code);
+        Self::new(row, code)
+    }
+}
+
+impl FunctionView<Box<RawValue>> {
+    fn alone(mut row: function::Model) -> Result<Self, Error> {
+        let code = RawValue::from_string(std::mem::take(&mut row.code)).map_err(Error::internal)?;
+        Ok(Self::new(row, code))
+    }
+}
+
+async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "function:get_all")?;
+    let query = Query::of(&request, &["all_projects", "project_id"])?;
+    let listing = Listing::of(&app.policy, &caller, &query, "function:get_all:all_projects")?;
+    let rows = app.functions.list(&listing.scope, listing.project_id.as_ref()).await?;
+    let views: Vec<_> = rows.into_iter().map(FunctionView::in_a_list).collect();
+    Ok(HttpResponse::Ok().json(BTreeMap::from([("functions", views)])))
+}
+
+async fn create(
+    caller: Caller,
+    app: web::Data<App>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "function:create")?;
+    let mut payload: Payload = payload.into_inner();
+    let input = function_form::read(&request, &mut payload, &app).await?;
+    let row = app.functions.create(&caller, input).await?;
+    Ok(HttpResponse::Created().json(FunctionView::alone(row)?))
+}
+
+/// `GET /v1/functions/{id}`: the function, or with `download` its package.
+///
+/// The id is not checked to be a UUID and other query keys are ignored; both are as in Qinling.
+async fn show(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "function:get")?;
+    let id = function_id(&request);
+    let download = Query::lenient(&request)?.get("download").and_then(text_as_boolean).unwrap_or(false);
+    if !download {
+        let row = app.functions.get(&caller, &id).await?;
+        return Ok(HttpResponse::Ok().json(FunctionView::alone(row)?));
+    }
+    match app.functions.open(&caller, &id).await {
+        Ok(content) => Ok(zip(id.as_str(), content)),
+        Err(Error::NotSupported(text)) => {
+            Err(ApiError::MethodNotAllowed { text, allow: "PUT, DELETE".to_owned() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The id in the path of a function, whatever it looks like.
+fn function_id(request: &HttpRequest) -> FunctionId {
+    request.match_info().query("id").into()
+}
+
+/// A package, byte for byte: never compressed, since clients store what arrives.
+fn zip(name: &str, content: Content) -> HttpResponse {
+    const CHUNK: usize = 64 << 10;
+    let stream = ReaderStream::with_capacity(content.reader, CHUNK);
+    HttpResponse::Ok()
+        .content_type("application/zip")
+        .insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")))
+        .body(SizedStream::new(content.bytes, stream))
+}
+
+async fn update(
+    caller: Caller,
+    app: web::Data<App>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "function:update")?;
+    let mut payload: Payload = payload.into_inner();
+    let input = function_form::read(&request, &mut payload, &app).await?;
+    let row = app.functions.update(&caller, &function_id(&request), input).await?;
+    Ok(HttpResponse::Ok().json(FunctionView::alone(row)?))
+}
+
+async fn delete(
+    caller: Caller,
+    app: web::Data<App>,
+    _: NoQuery,
+    id: PathId,
+) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "function:delete")?;
+    app.functions.delete(&caller, &id.0.into()).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// `GET /v1/functions/{id}/workers`: none, and no error, for a function that does not exist.
+async fn workers(
+    caller: Caller,
+    app: web::Data<App>,
+    request: HttpRequest,
+    id: PathId,
+) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "function_worker:get_all")?;
+    let query = Query::of(&request, &["function_version"])?;
+    let version = query.integer("function_version", 0)?.unwrap_or(0);
+    let id: FunctionId = id.0.into();
+    let names = app.engine.workers(&id, version).await?;
+    let views: Vec<_> = names
+        .iter()
+        .map(|name| json!({"function_id": id, "function_version": version, "worker_name": name}))
+        .collect();
+    Ok(HttpResponse::Ok().json(json!({"workers": views})))
+}
+
+async fn scale_up(
+    caller: Caller,
+    app: web::Data<App>,
+    _: NoQuery,
+    id: PathId,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "function:scale_up")?;
+    let ScaleBody { count } = body.parse(&SCALE)?;
+    let target = app.functions.target(&caller, &id.0.into()).await?;
+    app.engine.scale_up(&target, count.unwrap_or(1)).await?;
+    Ok(empty(StatusCode::ACCEPTED))
+}
+
+async fn scale_down(
+    caller: Caller,
+    app: web::Data<App>,
+    _: NoQuery,
+    id: PathId,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "function:scale_down")?;
+    let ScaleBody { count } = body.parse(&SCALE)?;
+    let target = app.functions.target(&caller, &id.0.into()).await?;
+    app.engine.scale_down(&target, count.unwrap_or(1)).await?;
+    Ok(empty(StatusCode::ACCEPTED))
+}
+
+/// `POST /v1/functions/{id}/detach`: takes no body, and none is read.
+async fn detach(
+    caller: Caller,
+    app: web::Data<App>,
+    _: NoQuery,
+    id: PathId,
+) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "function:detach")?;
+    let target = app.functions.target(&caller, &id.0.into()).await?;
+    app.engine.release(&target.function.id, target.version).await?;
+    Ok(empty(StatusCode::ACCEPTED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    fn row() -> function::Model {
+        function::Model {
+            id: "f".into(),
+            project_id: "p".into(),
+            name: Some("hello".to_owned()),
+            description: None,
+            runtime_id: None,
+            cpu: 100,
+            memory_size: 33_554_432,
+            timeout: 5,
+            code: r#"{"source":"package","md5sum":"m"}"#.to_owned(),
+            package_digest: Some("not shown".to_owned()),
+            package_bytes: Some(1),
+            entry: Some("main.main".to_owned()),
+            count: 0,
+            trust_id: None,
+            latest_version: 0,
+            created_at: Timestamp(1_767_323_045_000_000),
+            updated_at: None,
+        }
+    }
+
+    #[test]
+    fn code_is_an_object_alone_and_text_in_a_list() {
+        let head = r#"{"id":"f","name":"hello","description":null,"cpu":100,"memory_size":33554432,"timeout":5,"runtime_id":null,"code":"#;
+        let tail = r#","entry":"main.main","count":0,"latest_version":0,"project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null}"#;
+        let alone = serde_json::to_string(&FunctionView::alone(row()).unwrap()).unwrap();
+        assert_eq!(alone, format!(r#"{head}{{"source":"package","md5sum":"m"}}{tail}"#));
+        let listed = serde_json::to_string(&FunctionView::in_a_list(row())).unwrap();
+        assert_eq!(listed, format!(r#"{head}"{{\"source\":\"package\",\"md5sum\":\"m\"}}"{tail}"#));
+    }
+}

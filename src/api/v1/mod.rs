@@ -1,0 +1,112 @@
+//! The v1 API, as Qinling's clients know it.
+
+mod discovery;
+mod executions;
+mod function_form;
+mod functions;
+mod health;
+mod runtimes;
+
+use actix_web::web;
+use actix_web::{HttpResponse, http::StatusCode};
+use serde::{Serialize, Serializer};
+
+use super::extract::Query;
+use crate::db::Filter;
+use crate::error::Result;
+use crate::model::{Caller, Scope, Timestamp};
+use crate::policy::Policy;
+
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .configure(discovery::routes)
+        .configure(health::routes)
+        .configure(runtimes::routes)
+        .configure(functions::routes)
+        .configure(executions::routes);
+}
+
+/// A response without a body and without a content type.
+fn empty(status: StatusCode) -> HttpResponse {
+    HttpResponse::build(status).finish()
+}
+
+/// A time, as the API writes it.
+#[derive(Debug, Clone, Copy)]
+struct Time(Timestamp);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Which rows a list shows, as the query asks for.
+#[derive(Debug)]
+struct Listing {
+    scope: Scope,
+    /// The condition on the project, where it counts.
+    project_id: Option<Filter>,
+}
+
+impl Listing {
+    /// Reads `all_projects` and `project_id`. `rule` is asked where other projects come in view.
+    fn of(policy: &Policy, caller: &Caller, query: &Query, rule: &'static str) -> Result<Self> {
+        let all = query.flag("all_projects")?;
+        // Who may not see other projects has only the own one to ask for, so the key says nothing.
+        let project_id = filter(query, "project_id").filter(|_| all || caller.is_admin());
+        let scope = if all || project_id.is_some() {
+            policy.enforce(caller, rule)?;
+            Scope::All
+        } else {
+            caller.own()
+        };
+        Ok(Self { scope, project_id })
+    }
+}
+
+/// The condition that a query key holds; none where it is absent or empty.
+fn filter(query: &Query, key: &str) -> Option<Filter> {
+    query.get(key).filter(|text| !text.is_empty()).map(Filter::parse)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+    use crate::model::ProjectId;
+
+    fn listing(role: &str, query: &str) -> Result<Listing> {
+        let project_id: ProjectId = "own".into();
+        let caller = Caller { user_id: "u".to_owned(), project_id, roles: vec![role.to_owned()] };
+        let request = TestRequest::with_uri(&format!("/x?{query}")).to_http_request();
+        let query = Query::lenient(&request).unwrap();
+        Listing::of(&Policy::default(), &caller, &query, "function:get_all:all_projects")
+    }
+
+    #[test]
+    fn a_list_is_of_the_own_project_unless_more_is_asked_for() {
+        for query in ["", "all_projects=", "all_projects=false", "all_projects=0", "project_id="] {
+            for role in ["member", "admin"] {
+                assert_eq!(listing(role, query).unwrap().scope, Scope::Project("own".into()), "{query}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_projects_are_for_admins() {
+        assert_eq!(listing("admin", "all_projects=true").unwrap().scope, Scope::All);
+        assert!(listing("member", "all_projects=true").is_err());
+        let one = listing("admin", "project_id=in:a,b").unwrap();
+        assert_eq!(one.scope, Scope::All);
+        assert_eq!(one.project_id, Some(Filter::In(vec!["a".to_owned(), "b".to_owned()])));
+    }
+
+    #[test]
+    fn a_member_who_names_a_project_sees_the_own_one() {
+        let own = listing("member", "project_id=other").unwrap();
+        assert_eq!(own.scope, Scope::Project("own".into()));
+        assert_eq!(own.project_id, None);
+    }
+}

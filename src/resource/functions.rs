@@ -1,0 +1,488 @@
+//! Functions: their code, their limits and what stands in the way of changing them.
+
+use std::sync::Arc;
+
+use protocol::archive;
+use sea_orm::Set;
+use serde_json::{Map, Value, json};
+
+use super::packages::Packages;
+use super::{MAX_TEXT, check_length, runtimes};
+use crate::config::{Config, ResourceLimits};
+use crate::db::{self, Db, Filter};
+use crate::engine::gateway::{Gateway, Target};
+use crate::error::{Chain, Error, Result};
+use crate::model::{Caller, FunctionId, RuntimeId, RuntimeStatus, Scope, Timestamp, function};
+use crate::storage::{Content, PackageStore, Received};
+
+const DEFAULT_ENTRY: &str = "main.main";
+const MAX_ENTRY: usize = 80;
+
+/// What a caller gives to create a function, or to change one: what is `None` stays.
+#[derive(Debug, Default)]
+pub struct Input {
+    pub code: Option<Map<String, Value>>,
+    pub runtime_id: Option<String>,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub entry: Option<String>,
+    pub cpu: Option<i64>,
+    pub memory_size: Option<i64>,
+    pub timeout: Option<i64>,
+    pub package: Option<Received>,
+}
+
+/// Where a function's code comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Package,
+    Swift,
+    Image,
+}
+
+impl Source {
+    fn from_code(code: &Map<String, Value>) -> Option<Self> {
+        match code.get("source")?.as_str()? {
+            "package" => Some(Self::Package),
+            "swift" => Some(Self::Swift),
+            "image" => Some(Self::Image),
+            _ => None,
+        }
+    }
+}
+
+/// The source of a stored function.
+pub fn source_of(function: &function::Model) -> Result<Source> {
+    let code: Map<String, Value> = serde_json::from_str(&function.code).map_err(Error::internal)?;
+    Source::from_code(&code).ok_or_else(|| Error::internal("a function is stored without a source"))
+}
+
+#[derive(Clone)]
+pub struct Functions {
+    db: Db,
+    engine: Gateway,
+    packages: Packages,
+    limits: ResourceLimits,
+    archive_limits: archive::Limits,
+}
+
+/// The columns that say where the code is.
+struct Code {
+    code: String,
+    digest: Option<String>,
+    bytes: Option<i64>,
+}
+
+impl Functions {
+    pub fn new(db: Db, store: Arc<dyn PackageStore>, engine: Gateway, config: &Config) -> Self {
+        Self {
+            db,
+            engine,
+            packages: Packages::new(store),
+            limits: config.resource_limits.clone(),
+            archive_limits: config.storage.archive_limits(),
+        }
+    }
+
+    pub async fn list(&self, scope: &Scope, project_id: Option<&Filter>) -> Result<Vec<function::Model>> {
+        Ok(db::functions::list(self.db.reader(), scope, project_id).await?)
+    }
+
+    pub async fn get(&self, caller: &Caller, id: &FunctionId) -> Result<function::Model> {
+        let row = db::functions::find(self.db.reader(), id, &caller.scope()).await?;
+        row.ok_or_else(|| Error::not_found("Function", id))
+    }
+
+    /// The working copy, to be scaled or released.
+    pub async fn target(&self, caller: &Caller, id: &FunctionId) -> Result<Target> {
+        Ok(Target { function: self.get(caller, id).await?, version: 0 })
+    }
+
+    /// The package of the working copy.
+    pub async fn open(&self, caller: &Caller, id: &FunctionId) -> Result<Content> {
+        let function = self.get(caller, id).await?;
+        let Some(digest) = &function.package_digest else {
+            return Err(Error::NotSupported("Download image function is not allowed.".to_owned()));
+        };
+        let content = self.packages.open(digest).await?;
+        content.ok_or_else(|| Error::NotFound {
+            what: "Package of function",
+            key: format!("id={id}, project_id={}", function.project_id),
+        })
+    }
+
+    pub async fn create(&self, caller: &Caller, mut input: Input) -> Result<function::Model> {
+        let code = input.code.take();
+        let code = code.ok_or_else(|| Error::invalid("Required param is missing. Required: {'code'}"))?;
+        let source = Source::from_code(&code).ok_or_else(|| {
+            Error::invalid("Invalid code source specified, available sources: package, swift, image")
+        })?;
+        self.check(&input)?;
+        let runtime_id = self.check_runtime(caller, source, input.runtime_id.as_deref()).await?;
+        let entry = match source {
+            Source::Image => None,
+            _ => Some(input.entry.take().unwrap_or_else(|| DEFAULT_ENTRY.to_owned())),
+        };
+        // Held until the row is committed, so that nobody deletes the package in between.
+        let _held = self.packages.hold().await;
+        let code = match source {
+            Source::Package => self.take_package(&code, input.package.take()).await?,
+            Source::Swift => return Err(swift_refusal(&code)),
+            Source::Image => image(&code)?,
+        };
+        let row = function::Model {
+            id: FunctionId::random(),
+            project_id: caller.project_id.clone(),
+            name: input.name,
+            description: input.description,
+            runtime_id,
+            cpu: narrow(input.cpu, self.limits.default_cpu),
+            memory_size: input.memory_size.unwrap_or(self.limits.default_memory),
+            timeout: narrow(input.timeout, self.limits.default_timeout),
+            code: code.code,
+            package_digest: code.digest,
+            package_bytes: code.bytes,
+            entry,
+            count: 0,
+            trust_id: None,
+            latest_version: 0,
+            created_at: Timestamp::now(),
+            updated_at: None,
+        };
+        let tx = self.db.begin().await?;
+        if let Some(id) = &row.runtime_id {
+            // Again, and in the transaction: it may have been deleted while the package came in.
+            let runtime = db::runtimes::find_any(&tx, id).await?;
+            if source != Source::Image && runtime.is_none_or(|r| r.status != RuntimeStatus::Available) {
+                return Err(Error::Invalid(runtimes::not_available_text(id)));
+            }
+        }
+        db::functions::insert(&tx, row.clone()).await?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// Changes a function. Code, entry and limits do not change under a job, and an image function
+    /// has none that could.
+    pub async fn update(
+        &self,
+        caller: &Caller,
+        id: &FunctionId,
+        mut input: Input,
+    ) -> Result<function::Model> {
+        self.check(&input)?;
+        let code = input.code.take();
+        let code_changes = code.is_some()
+            || input.package.is_some()
+            || input.entry.is_some()
+            || input.cpu.is_some()
+            || input.memory_size.is_some();
+        let current = self.get(caller, id).await?;
+        if code_changes {
+            self.check_may_change(&current, code.as_ref()).await?;
+        }
+        let held = self.packages.hold().await;
+        let new = self.new_package(&current, code.as_ref(), input.package.take()).await?;
+
+        let tx = self.db.begin().await?;
+        let row = db::functions::find(&tx, id, &caller.scope()).await?;
+        let before = row.ok_or_else(|| Error::not_found("Function", id))?;
+        // Again, and in the transaction: a job may have come while the package was kept.
+        if code_changes && db::functions::has_live_jobs(&tx, id).await? {
+            return Err(live_jobs());
+        }
+        let row = db::functions::update(&tx, change(id, input, new)).await?;
+        let row = row.ok_or_else(|| Error::not_found("Function", id))?;
+        tx.commit().await?;
+        drop(held);
+
+        let runs_as =
+            |row: &function::Model| (row.package_digest.clone(), row.entry.clone(), row.cpu, row.memory_size);
+        if runs_as(&before) != runs_as(&row) {
+            self.release(id, 0).await;
+        }
+        if before.package_digest != row.package_digest
+            && let Some(digest) = &before.package_digest
+        {
+            self.packages.forget(&self.db, digest).await;
+        }
+        Ok(row)
+    }
+
+    /// Removes a function with its versions and its finished jobs, then its workers and packages.
+    pub async fn delete(&self, caller: &Caller, id: &FunctionId) -> Result<()> {
+        let tx = self.db.begin().await?;
+        let row = db::functions::find(&tx, id, &caller.scope()).await?;
+        let row = row.ok_or_else(|| Error::not_found("Function", id))?;
+        if db::functions::has_live_jobs(&tx, id).await? {
+            return Err(live_jobs());
+        }
+        let associated =
+            |what: &str| Error::Guarded(format!("The function is still associated with {what}."));
+        if db::functions::has_webhooks(&tx, id).await? {
+            return Err(associated("webhook(s)"));
+        }
+        if db::functions::has_aliases(&tx, id).await? {
+            return Err(associated("function alias(es)"));
+        }
+        if row.project_id != caller.project_id {
+            return Err(Error::Guarded("Function can only be deleted by its owner.".to_owned()));
+        }
+        let versions = db::versions::list(&tx, id).await?;
+        db::functions::delete(&tx, id).await?;
+        tx.commit().await?;
+
+        let mut digests: Vec<_> = row.package_digest.into_iter().collect();
+        self.release(id, 0).await;
+        for version in versions {
+            self.release(id, version.version_number).await;
+            digests.extend(version.package_digest);
+        }
+        digests.sort_unstable();
+        digests.dedup();
+        for digest in digests {
+            self.packages.forget(&self.db, &digest).await;
+        }
+        Ok(())
+    }
+
+    /// What was asked for is committed by now, and the reaper ends what is left, so a failure here
+    /// is logged and not the caller's.
+    async fn release(&self, id: &FunctionId, version: i32) {
+        if let Err(error) = self.engine.release(id, version).await {
+            tracing::warn!(function.id = %id, version, error = %Chain(&error), "workers were not released");
+        }
+    }
+
+    /// What can be said of the fields by themselves.
+    fn check(&self, input: &Input) -> Result<()> {
+        check_length("name", input.name.as_deref(), MAX_TEXT)?;
+        check_length("description", input.description.as_deref(), MAX_TEXT)?;
+        check_length("entry", input.entry.as_deref(), MAX_ENTRY)?;
+        if let Some(entry) = &input.entry {
+            check_entry(entry)?;
+        }
+        let limits = &self.limits;
+        check_range("cpu", "millicpu", input.cpu, limits.min_cpu.into(), limits.max_cpu.into())?;
+        check_range("memory", "bytes", input.memory_size, limits.min_memory, limits.max_memory)?;
+        check_range("timeout", "seconds", input.timeout, limits.min_timeout.into(), limits.max_timeout.into())
+    }
+
+    /// The runtime that was named, if it is one that the caller sees and may use now.
+    async fn check_runtime(
+        &self,
+        caller: &Caller,
+        source: Source,
+        id: Option<&str>,
+    ) -> Result<Option<RuntimeId>> {
+        let Some(id) = id.filter(|id| !id.is_empty()) else {
+            return match source {
+                Source::Image => Ok(None),
+                _ => Err(Error::invalid("\"runtime_id\" must be specified.")),
+            };
+        };
+        let id = RuntimeId::from(id);
+        let runtime = db::runtimes::find(self.db.reader(), &id, &caller.project_id).await?;
+        let runtime = runtime.ok_or_else(|| Error::not_found("Runtime", &id))?;
+        if source != Source::Image && runtime.status != RuntimeStatus::Available {
+            return Err(Error::Invalid(runtimes::not_available_text(&id)));
+        }
+        Ok(Some(id))
+    }
+
+    async fn check_may_change(
+        &self,
+        current: &function::Model,
+        code: Option<&Map<String, Value>>,
+    ) -> Result<()> {
+        if db::functions::has_live_jobs(self.db.reader(), &current.id).await? {
+            return Err(live_jobs());
+        }
+        let source = source_of(current)?;
+        if let Some(code) = code
+            && code.contains_key("source")
+            && Source::from_code(code) != Some(source)
+        {
+            return Err(Error::invalid("The function code type can not be changed."));
+        }
+        if source == Source::Image {
+            return Err(Error::invalid("The image type function code can not be changed."));
+        }
+        Ok(())
+    }
+
+    /// What an update makes of the code; `None` where it stays. Keeps a new package.
+    async fn new_package(
+        &self,
+        current: &function::Model,
+        code: Option<&Map<String, Value>>,
+        package: Option<Received>,
+    ) -> Result<Option<Code>> {
+        let stored: Map<String, Value> = serde_json::from_str(&current.code).map_err(Error::internal)?;
+        let claimed = code.and_then(|code| code.get("md5sum")).filter(|md5| !md5.is_null());
+        let same = claimed.is_some() && claimed == stored.get("md5sum");
+        let Some(package) = package else {
+            if claimed.is_some() && !same {
+                return Err(Error::invalid(
+                    "The package of a function is changed by sending another one as 'package'.",
+                ));
+            }
+            return Ok(None);
+        };
+        if same {
+            return Err(Error::invalid("The function code checksum is not changed."));
+        }
+        if current.package_digest.as_ref() == Some(&package.digest) && claimed.is_none() {
+            return Ok(None);
+        }
+        let none = Map::new();
+        self.take_package(code.unwrap_or(&none), Some(package)).await.map(Some)
+    }
+
+    /// Checks a package against what was said of it, and keeps it.
+    async fn take_package(&self, code: &Map<String, Value>, package: Option<Received>) -> Result<Code> {
+        let package = package.ok_or_else(|| {
+            Error::invalid(
+                "A package is missing: send the zip file as the part 'package' of a multipart form.",
+            )
+        })?;
+        if let Some(claimed) = code.get("md5sum").filter(|md5| !md5.is_null()) {
+            let claimed = claimed.as_str().unwrap_or_default();
+            if !claimed.eq_ignore_ascii_case(&package.md5) {
+                return Err(Error::invalid("Package md5 mismatch."));
+            }
+        }
+        let package = package.check(self.archive_limits).await?;
+        let taken = Code {
+            code: json!({"source": "package", "md5sum": package.md5}).to_string(),
+            digest: Some(package.digest.clone()),
+            bytes: Some(i64::try_from(package.bytes).map_err(Error::internal)?),
+        };
+        self.packages.keep(package).await?;
+        Ok(taken)
+    }
+}
+
+/// The columns that an update writes; counters are not among them, which others raise meanwhile.
+fn change(id: &FunctionId, input: Input, code: Option<Code>) -> function::ActiveModel {
+    let mut change = function::ActiveModel { id: Set(id.clone()), ..Default::default() };
+    if let Some(code) = code {
+        change.code = Set(code.code);
+        change.package_digest = Set(code.digest);
+        change.package_bytes = Set(code.bytes);
+    }
+    if input.name.is_some() {
+        change.name = Set(input.name);
+    }
+    if input.description.is_some() {
+        change.description = Set(input.description);
+    }
+    if input.entry.is_some() {
+        change.entry = Set(input.entry);
+    }
+    if let Some(cpu) = input.cpu.and_then(|cpu| i32::try_from(cpu).ok()) {
+        change.cpu = Set(cpu);
+    }
+    if let Some(memory_size) = input.memory_size {
+        change.memory_size = Set(memory_size);
+    }
+    if let Some(timeout) = input.timeout.and_then(|timeout| i32::try_from(timeout).ok()) {
+        change.timeout = Set(timeout);
+    }
+    change
+}
+
+fn live_jobs() -> Error {
+    Error::Guarded("The function is still associated with running job(s).".to_owned())
+}
+
+/// What is wrong with a Swift object here: first what the caller could mend.
+fn swift_refusal(code: &Map<String, Value>) -> Error {
+    let given = |key| code.get("swift").and_then(|swift| swift.get(key)).and_then(Value::as_str);
+    if given("container").is_none() || given("object").is_none() {
+        return Error::invalid("Both container and object must be provided for swift type function.");
+    }
+    Error::invalid("Swift object not supported.")
+}
+
+fn image(code: &Map<String, Value>) -> Result<Code> {
+    let image = code.get("image").and_then(Value::as_str).filter(|image| !image.trim().is_empty());
+    let image = image.ok_or_else(|| Error::invalid("code must name the image as a string in 'image'."))?;
+    check_length("image", Some(image), MAX_TEXT)?;
+    let code = json!({"source": "image", "image": image}).to_string();
+    Ok(Code { code, digest: None, bytes: None })
+}
+
+/// Both sides of the last dot are needed to find what to call.
+fn check_entry(entry: &str) -> Result<()> {
+    let is_name = |name: &str| !name.is_empty() && !name.contains(char::is_whitespace);
+    match entry.rsplit_once('.') {
+        Some((module, method)) if is_name(method) && module.split('.').all(is_name) => Ok(()),
+        _ => Err(Error::Invalid(format!("entry '{entry}' is not of the form <module>.<method>."))),
+    }
+}
+
+fn check_range(name: &str, unit: &str, value: Option<i64>, min: i64, max: i64) -> Result<()> {
+    match value {
+        Some(value) if value < min || value > max => Err(Error::Invalid(format!(
+            "{name} resource limitation not within the allowable range: {min} ~ {max}({unit})."
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The value given, which was checked against limits that fit, or another.
+fn narrow(given: Option<i64>, otherwise: i32) -> i32 {
+    given.and_then(|value| i32::try_from(value).ok()).unwrap_or(otherwise)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_names_a_module_and_a_method() {
+        for entry in ["main.main", "pkg.sub.run", "x.y"] {
+            assert!(check_entry(entry).is_ok(), "{entry}");
+        }
+        for entry in ["main", ".main", "main.", "a..b", "a b.c", "."] {
+            let refused = check_entry(entry).unwrap_err().to_string();
+            assert!(refused.contains("entry") && refused.contains("<module>.<method>"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn ranges_name_their_bounds() {
+        assert!(check_range("cpu", "millicpu", Some(100), 100, 300).is_ok());
+        assert!(check_range("cpu", "millicpu", None, 100, 300).is_ok());
+        for value in [0, 99, 301, i64::MAX] {
+            assert_eq!(
+                check_range("cpu", "millicpu", Some(value), 100, 300).unwrap_err().to_string(),
+                "cpu resource limitation not within the allowable range: 100 ~ 300(millicpu)."
+            );
+        }
+    }
+
+    #[test]
+    fn an_image_function_needs_an_image() {
+        let object = |value: Value| value.as_object().unwrap().clone();
+        assert!(image(&object(json!({"source": "image"}))).is_err());
+        assert!(image(&object(json!({"source": "image", "image": 5}))).is_err());
+        let code = image(&object(json!({"source": "image", "image": "x", "md5sum": 1}))).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(&code.code).unwrap(),
+            json!({"source": "image", "image": "x"})
+        );
+    }
+
+    #[test]
+    fn a_swift_object_is_refused_for_the_first_reason_there_is() {
+        let refused = |value: Value| swift_refusal(value.as_object().unwrap()).to_string();
+        assert!(refused(json!({"source": "swift"})).starts_with("Both container and object"));
+        assert!(refused(json!({"swift": {"container": "c"}})).starts_with("Both container and object"));
+        assert_eq!(
+            refused(json!({"swift": {"container": "c", "object": "o"}})),
+            "Swift object not supported."
+        );
+    }
+}

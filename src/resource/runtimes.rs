@@ -1,0 +1,151 @@
+//! Runtimes: language images and their pools of workers.
+
+use sea_orm::Set;
+
+use super::{MAX_TEXT, check_length};
+use crate::db::{self, Db};
+use crate::engine::gateway::Gateway;
+use crate::error::{Error, Result};
+use crate::model::{Caller, RuntimeId, RuntimeStatus, Timestamp, runtime};
+
+#[derive(Debug)]
+pub struct NewRuntime {
+    pub name: Option<String>,
+    pub image: String,
+    pub description: Option<String>,
+    pub is_public: bool,
+    pub trusted: bool,
+}
+
+/// What is `None` stays.
+#[derive(Debug)]
+pub struct RuntimeUpdate {
+    pub name: Option<String>,
+    pub image: Option<String>,
+    pub description: Option<String>,
+}
+
+#[derive(Clone)]
+pub struct Runtimes {
+    db: Db,
+    engine: Gateway,
+}
+
+impl Runtimes {
+    pub fn new(db: Db, engine: Gateway) -> Self {
+        Self { db, engine }
+    }
+
+    /// The runtimes of the caller's project and the public ones, for an administrator too.
+    pub async fn list(&self, caller: &Caller) -> Result<Vec<runtime::Model>> {
+        Ok(db::runtimes::list_visible(self.db.reader(), &caller.project_id).await?)
+    }
+
+    pub async fn get(&self, caller: &Caller, id: &RuntimeId) -> Result<runtime::Model> {
+        let row = db::runtimes::find(self.db.reader(), id, &caller.project_id).await?;
+        row.ok_or_else(|| Error::not_found("Runtime", id))
+    }
+
+    /// Stores a runtime as `creating`; the engine makes its workers and the status that follows.
+    pub async fn create(&self, caller: &Caller, new: NewRuntime) -> Result<runtime::Model> {
+        check_texts(new.name.as_deref(), new.description.as_deref(), Some(&new.image))?;
+        let row = runtime::Model {
+            id: RuntimeId::random(),
+            project_id: caller.project_id.clone(),
+            name: new.name,
+            description: new.description,
+            image: new.image,
+            status: RuntimeStatus::Creating,
+            status_reason: None,
+            is_public: new.is_public,
+            trusted: new.trusted,
+            created_at: Timestamp::now(),
+            updated_at: None,
+        };
+        db::runtimes::insert(&self.db.writer(), row.clone()).await?;
+        self.engine.runtimes_changed();
+        Ok(row)
+    }
+
+    /// Changes name and description in any status, and the image of an available runtime that no
+    /// worker uses: its pool is then replaced.
+    pub async fn update(
+        &self,
+        caller: &Caller,
+        id: &RuntimeId,
+        update: RuntimeUpdate,
+    ) -> Result<runtime::Model> {
+        check_texts(update.name.as_deref(), update.description.as_deref(), update.image.as_deref())?;
+        // Asked first: a transaction holds nothing but SQL.
+        let in_use = match &update.image {
+            Some(_) => self.engine.pool(id).await?.is_some_and(|pool| pool.total > pool.available),
+            None => false,
+        };
+        let tx = self.db.begin().await?;
+        let row = db::runtimes::find(&tx, id, &caller.project_id).await?;
+        let row = row.ok_or_else(|| Error::not_found("Runtime", id))?;
+        let mut change = runtime::ActiveModel { id: Set(id.clone()), ..Default::default() };
+        let mut upgrades = false;
+        if let Some(image) = update.image {
+            if row.status != RuntimeStatus::Available {
+                return Err(not_available(id));
+            }
+            if image != row.image {
+                if in_use {
+                    return Err(Error::Guarded(format!("Runtime {id} is still in use by functions.")));
+                }
+                let from = [RuntimeStatus::Available];
+                if !db::runtimes::set_status(&tx, id, &from, RuntimeStatus::Upgrading, None).await? {
+                    return Err(not_available(id));
+                }
+                upgrades = true;
+                change.image = Set(image);
+            }
+        }
+        if update.name.is_some() {
+            change.name = Set(update.name);
+        }
+        if update.description.is_some() {
+            change.description = Set(update.description);
+        }
+        let row = db::runtimes::update(&tx, change).await?;
+        let row = row.ok_or_else(|| Error::not_found("Runtime", id))?;
+        tx.commit().await?;
+        if upgrades {
+            self.engine.runtimes_changed();
+        }
+        Ok(row)
+    }
+
+    /// Marks a runtime that no function refers to; the engine removes its workers and then the row.
+    pub async fn delete(&self, caller: &Caller, id: &RuntimeId) -> Result<()> {
+        let tx = self.db.begin().await?;
+        let row = db::runtimes::find(&tx, id, &caller.project_id).await?;
+        let row = row.ok_or_else(|| Error::not_found("Runtime", id))?;
+        if db::functions::runtime_in_use(&tx, id).await? {
+            return Err(Error::Guarded(format!("Runtime {id} is still in use.")));
+        }
+        db::runtimes::set_status(&tx, id, &[row.status], RuntimeStatus::Deleting, None).await?;
+        tx.commit().await?;
+        self.engine.runtimes_changed();
+        Ok(())
+    }
+}
+
+pub(super) fn not_available(id: &RuntimeId) -> Error {
+    Error::Conflict(not_available_text(id))
+}
+
+pub(super) fn not_available_text(id: &RuntimeId) -> String {
+    format!("Runtime {id} is not available.")
+}
+
+fn check_texts(name: Option<&str>, description: Option<&str>, image: Option<&str>) -> Result<()> {
+    check_length("name", name, MAX_TEXT)?;
+    check_length("description", description, MAX_TEXT)?;
+    check_length("image", image, MAX_TEXT)?;
+    match image {
+        Some(image) if image.trim().is_empty() => Err(Error::invalid("image may not be empty.")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,59 @@
+//! Packages: bytes and digests, not functions.
+//!
+//! A package is received into a temporary file, measured and hashed on the way, checked, and only
+//! then kept, under its SHA-256. Two functions with the same package share its bytes, so whoever
+//! deletes one asks first whether anything else refers to it.
+
+mod check;
+mod local;
+mod upload;
+
+use async_trait::async_trait;
+use tokio::io::AsyncRead;
+
+pub use local::LocalStore;
+pub use upload::{Received, Upload};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no such package")]
+    NotFound,
+    #[error("the package is larger than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("the package is no zip file")]
+    NotZip,
+    /// The sentence says which rule was broken.
+    #[error("the package is not acceptable: {0}")]
+    Refused(String),
+    #[error("the package store failed")]
+    Io(#[from] std::io::Error),
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A package that is being read.
+pub struct Content {
+    pub bytes: u64,
+    pub reader: Box<dyn AsyncRead + Send + Unpin>,
+}
+
+/// Keeps packages under their digest, SHA-256 in lower-case hexadecimal.
+#[async_trait]
+pub trait PackageStore: Send + Sync + 'static {
+    /// Starts to receive a package. Nothing is left behind when the upload, or what it becomes, is
+    /// dropped before it is kept.
+    async fn begin(&self) -> Result<Upload>;
+    /// Keeps a received package. Succeeds too when these bytes are kept already.
+    async fn keep(&self, package: Received) -> Result<()>;
+    async fn open(&self, digest: &str) -> Result<Content>;
+    /// Deletes a package. Deleting one that is gone already succeeds; who has it open may read on.
+    async fn delete(&self, digest: &str) -> Result<()>;
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(stopped) => Err(Error::Io(std::io::Error::other(stopped))),
+    }
+}
