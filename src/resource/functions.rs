@@ -185,7 +185,7 @@ impl Functions {
         let new = self.new_package(&current, code.as_ref(), input.package.take()).await?;
 
         let tx = self.db.begin().await?;
-        let row = db::functions::find(&tx, id, &caller.scope()).await?;
+        let row = db::functions::find_for_update(&tx, id, &caller.scope()).await?;
         let before = row.ok_or_else(|| Error::not_found("Function", id))?;
         // Again, and in the transaction: a job may have come while the package was kept.
         if code_changes && db::functions::has_live_jobs(&tx, id).await? {
@@ -212,7 +212,7 @@ impl Functions {
     /// Removes a function with its versions and its finished jobs, then its workers and packages.
     pub async fn delete(&self, caller: &Caller, id: &FunctionId) -> Result<()> {
         let tx = self.db.begin().await?;
-        let row = db::functions::find(&tx, id, &caller.scope()).await?;
+        let row = db::functions::find_for_update(&tx, id, &caller.scope()).await?;
         let row = row.ok_or_else(|| Error::not_found("Function", id))?;
         if db::functions::has_live_jobs(&tx, id).await? {
             return Err(live_jobs());

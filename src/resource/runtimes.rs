@@ -1,6 +1,6 @@
 //! Runtimes: language images and their pools of workers.
 
-use sea_orm::Set;
+use sea_orm::{Iterable, Set};
 
 use super::{MAX_TEXT, check_length};
 use crate::db::{self, Db};
@@ -121,11 +121,13 @@ impl Runtimes {
     pub async fn delete(&self, caller: &Caller, id: &RuntimeId) -> Result<()> {
         let tx = self.db.begin().await?;
         let row = db::runtimes::find(&tx, id, &caller.project_id).await?;
-        let row = row.ok_or_else(|| Error::not_found("Runtime", id))?;
+        row.ok_or_else(|| Error::not_found("Runtime", id))?;
         if db::functions::runtime_in_use(&tx, id).await? {
             return Err(Error::Guarded(format!("Runtime {id} is still in use.")));
         }
-        db::runtimes::set_status(&tx, id, &[row.status], RuntimeStatus::Deleting, None).await?;
+        // From every status: one that the engine moves on meanwhile is deleted all the same.
+        let from: Vec<_> = RuntimeStatus::iter().collect();
+        db::runtimes::set_status(&tx, id, &from, RuntimeStatus::Deleting, None).await?;
         tx.commit().await?;
         self.engine.runtimes_changed();
         Ok(())
