@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::{Arc, Mutex};
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -48,6 +49,7 @@ pub struct Metrics {
     /// By `runtime`, `state`.
     pub pool_workers: IntGaugeVec,
     pub queue_waiting: IntGauge,
+    scrape: Arc<Mutex<()>>,
 }
 
 impl Metrics {
@@ -82,6 +84,7 @@ impl Metrics {
             execution_seconds: Histogram::with_opts(execution)?,
             pool_workers: IntGaugeVec::new(workers, &["runtime", "state"])?,
             queue_waiting: IntGauge::new("taibai_queue_waiting", "Executions that wait for a worker.")?,
+            scrape: Arc::default(),
         };
         let registry = &metrics.registry;
         registry.register(Box::new(metrics.docker_calls.clone()))?;
@@ -93,6 +96,13 @@ impl Metrics {
         registry.register(Box::new(metrics.pool_workers.clone()))?;
         registry.register(Box::new(metrics.queue_waiting.clone()))?;
         Ok(metrics)
+    }
+
+    /// Brings the counter of commits up to what the database counted. May be called at any time: it
+    /// never counts back, and scrapes that meet count once.
+    pub fn commits_so_far(&self, total: u64) {
+        let _one_at_a_time = self.scrape.lock().expect("no panic while it is held");
+        self.commits.inc_by(total.saturating_sub(self.commits.get()));
     }
 
     /// Writes Prometheus' text format.
@@ -132,7 +142,8 @@ mod tests {
         let metrics = Metrics::new();
         metrics.docker_calls.with_label_values(&["create"]).inc();
         metrics.keystone_calls.inc();
-        metrics.commits.inc_by(2);
+        metrics.commits_so_far(2);
+        metrics.commits_so_far(2);
         metrics.executions.with_label_values(&["r1", "warm", "success"]).inc();
         metrics.cold_start_seconds.observe(0.15);
         metrics.execution_seconds.observe(0.00004);

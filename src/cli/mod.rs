@@ -1,6 +1,8 @@
 //! The command line: one file per command. Prints results on stdout, trouble as one line on stderr.
 
 mod config;
+mod db;
+mod serve;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -26,6 +28,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serves the API and runs functions, in one process.
+    Serve,
+    /// Looks after the database.
+    #[command(subcommand)]
+    Db(db::Command),
     /// Looks after the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -36,6 +43,8 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let path = arguments.config_file.as_deref();
     let done = match arguments.command {
+        Command::Serve => serve::run(path),
+        Command::Db(command) => db::run(command, path),
         Command::Config(command) => config::run(command, path),
     };
     match done {

@@ -11,10 +11,9 @@ use crate::api::{self, App};
 use crate::config::Config;
 use crate::db::Db;
 use crate::engine::{self, Engine};
-use crate::error::{Chain, Source};
 use crate::orchestrator;
 use crate::storage::LocalStore;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Chain, Metrics};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -47,7 +46,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     let db = Db::connect(&config.database).await?;
     // Expand-only migrations may be applied under a running service; on SQLite there is no other.
     db.migrate().await?;
-    let store = Arc::new(LocalStore::open(&config.storage).await?);
+    let store = Arc::new(LocalStore::open(&config.storage.file_system_dir, config.storage.max_package_bytes).await?);
     let containers = orchestrator::connect(&config.docker, metrics.docker_calls.clone()).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
@@ -94,7 +93,8 @@ fn http_server(
             .route(
                 "/metrics",
                 web::get().to(move || {
-                    let text = metrics.render_with_commits(db.commits());
+                    metrics.commits_so_far(db.commits());
+                    let text = metrics.render();
                     async move { HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text) }
                 }),
             )

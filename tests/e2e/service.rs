@@ -81,6 +81,7 @@ impl Home {
             ("docker.work_dir", at("work")),
             ("docker.supervisor", required("TAIBAI_SUPERVISOR")),
             ("docker.uid_base", self.uid_base.to_string()),
+            ("engine.keep_workers_on_shutdown", "false".to_owned()),
             ("engine.pool_size", "1".to_owned()),
             ("storage.file_system_dir", at("packages")),
         ]
