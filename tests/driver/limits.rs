@@ -77,13 +77,7 @@ async fn neither_swap_nor_files_in_memory_nor_children_get_around_the_limit() {
     let child = worker.output("main.in_a_child", json!({"mib": 1000})).await;
     assert_eq!(child, 9, "the child was killed, its parent lives to see it");
     let swap = std::fs::read_to_string("/proc/swaps").unwrap();
-    let group = match worker.cgroup() {
-        protocol::worker::Cgroup::V1 => "memory/taibai",
-        protocol::worker::Cgroup::V2 => "taibai",
-    };
-    let root = format!("/sys/fs/cgroup/{group}/t{}/{}/slot0", std::process::id(), worker.spec.name);
-    let limit =
-        |file: &str| std::fs::read_to_string(format!("{root}/{file}")).map(|text| text.trim().to_owned());
+    let limit = |file: &str| worker.memory_file(0, file);
     match worker.cgroup() {
         protocol::worker::Cgroup::V1 => {
             // Memory and swap together are no more than memory alone.

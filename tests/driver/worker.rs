@@ -1,6 +1,7 @@
 //! A worker of a test's own: a real container with the real supervisor and the Python shim.
 
 use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ pub struct Worker {
     pub container: String,
     pub supervisor: Supervisor,
     pub uid_base: u32,
+    deployment: String,
     _dirs: tempfile::TempDir,
     stopped: bool,
 }
@@ -53,9 +55,10 @@ impl Worker {
         let index = NEXT_INDEX.fetch_add(1, Ordering::Relaxed);
         // Far from the range of a service on this machine, and from that of another run of the tests.
         let uid_base = 1_900_000_000 + std::process::id() % 10_000 * 8192;
-        let deployment = format!("t{}", std::process::id());
+        // A deployment of its own too: who connects to one tidies up what has no container yet.
+        let deployment = format!("t{}-{index}", std::process::id());
         let config = config::Docker {
-            deployment,
+            deployment: deployment.clone(),
             worker_dir: dirs.path().to_owned(),
             work_dir: dirs.path().join("work"),
             supervisor: required("TAIBAI_SUPERVISOR").into(),
@@ -90,6 +93,7 @@ impl Worker {
             supervisor,
             uid_base: uid_base + index * protocol::worker::UIDS,
             spec,
+            deployment,
             _dirs: dirs,
             stopped: false,
         }
@@ -167,16 +171,31 @@ impl Worker {
     }
 
     pub fn cgroup(&self) -> Cgroup {
-        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-            Cgroup::V2
-        } else {
-            Cgroup::V1
-        }
+        if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { Cgroup::V2 } else { Cgroup::V1 }
+    }
+
+    /// The control groups of the deployment, one for each controller.
+    fn deployment_groups(&self) -> Vec<PathBuf> {
+        let controllers: &[&str] = match self.cgroup() {
+            Cgroup::V1 => &["memory", "cpu", "pids"],
+            Cgroup::V2 => &["."],
+        };
+        let groups = controllers.iter().map(|name| Path::new("/sys/fs/cgroup").join(name).join("taibai"));
+        groups.map(|group| group.join(&self.deployment)).collect()
+    }
+
+    /// A file of the memory controller of a slot's group, as the host sees it.
+    pub fn memory_file(&self, slot: u32, file: &str) -> std::io::Result<String> {
+        let group = self.deployment_groups()[0].join(self.spec.name.as_str()).join(format!("slot{slot}"));
+        Ok(std::fs::read_to_string(group.join(file))?.trim().to_owned())
     }
 
     /// Removes the container. Every test ends with this: what is left over would disturb the next.
     pub async fn stop(mut self) {
         self.docker.stop(&self.spec.name).await.unwrap();
+        for group in self.deployment_groups() {
+            std::fs::remove_dir(&group).unwrap_or_else(|error| panic!("{}: {error}", group.display()));
+        }
         self.stopped = true;
     }
 }
