@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::service::{Service, eventually, output, package, required, result};
+use crate::service::{Service, eventually, output, package, result};
 
 const HELLO: &str = r#"
 def main(name='World', **kwargs):
@@ -222,7 +222,8 @@ async fn a_package_that_lies_about_its_size_ends_as_an_error_with_the_reason() {
 #[tokio::test]
 async fn a_runtime_whose_image_does_not_exist_or_is_none_becomes_an_error_and_says_why() {
     let service = Service::start(&[]).await;
-    for (image, why) in [("taibai/no-such-image:1", "not on this machine"), (&*required("TAIBAI_TEST_NO_RUNTIME"), "not a runtime")] {
+    let empty = EmptyImage::import();
+    for (image, why) in [("taibai/no-such-image:1", "not on this machine"), (&*empty.0, "not a runtime")] {
         let body = json!({"image": image});
         let id = service.ask("admin", "POST", "/v1/runtimes", Some(body)).await.expect(201)["id"].clone();
         let path = format!("/v1/runtimes/{}", id.as_str().unwrap());
@@ -238,4 +239,27 @@ async fn a_runtime_whose_image_does_not_exist_or_is_none_becomes_an_error_and_sa
         service.ask("admin", "DELETE", &path, None).await.expect(204);
     }
     service.stop_clean().await;
+}
+
+/// An image without anything in it, removed at the end.
+struct EmptyImage(String);
+
+impl EmptyImage {
+    fn import() -> Self {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let name = format!("taibai-test-empty:{}", std::process::id());
+        let mut import =
+            Command::new("docker").args(["import", "-", &name]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        // The end of an archive, and nothing before it.
+        import.stdin.take().unwrap().write_all(&[0; 1024]).unwrap();
+        assert!(import.wait().unwrap().success());
+        Self(name)
+    }
+}
+
+impl Drop for EmptyImage {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("docker").args(["rmi", "-f", &self.0]).output();
+    }
 }
