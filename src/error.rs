@@ -60,34 +60,3 @@ impl Error {
 fn bracketed(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!(" [{key}]") }
 }
-
-/// An error and everything beneath it, on one line, for a log.
-#[derive(Debug)]
-pub struct Chain<'a>(pub &'a (dyn StdError + 'static));
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_chain_is_written_out_from_the_top_to_the_bottom() {
-        let beneath = Error::internal(std::io::Error::other("disk on fire"));
-        let top = Error::Unavailable { what: "The package store", source: Box::new(beneath) };
-        assert_eq!(
-            Chain(&top).to_string(),
-            "The package store is unavailable: Internal server error.: disk on fire"
-        );
-    }
-}

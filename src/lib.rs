@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod db;
 pub mod engine;
@@ -13,4 +14,6 @@ pub mod model;
 pub mod orchestrator;
 pub mod policy;
 pub mod resource;
+pub mod server;
 pub mod storage;
+pub mod telemetry;

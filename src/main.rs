@@ -1,1 +1,7 @@
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything builds a client: without a provider, reqwest panics.
+    rustls::crypto::ring::default_provider().install_default().expect("nothing ran before this line");
+    taibai::cli::run()
+}

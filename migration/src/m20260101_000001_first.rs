@@ -84,6 +84,7 @@ fn runtimes(backend: DbBackend) -> TableCreateStatement {
         .col(string_len_null(C::Name, 255))
         .col(string_len_null(C::Description, 255))
         .col(string_len(C::Image, 255))
+        .col(string_len_null(C::ActiveImage, 255))
         .col(string_len(C::Status, 32))
         .col(long_text(backend, C::StatusReason).null())
         .col(boolean(C::IsPublic))
@@ -326,6 +327,7 @@ enum Runtimes {
     Name,
     Description,
     Image,
+    ActiveImage,
     Status,
     StatusReason,
     IsPublic,

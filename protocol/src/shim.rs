@@ -1,4 +1,5 @@
-//! Supervisor to shim: frames of a four-byte big-endian length and that many bytes of JSON.
+//! Supervisor to shim: frames of a four-byte big-endian length and that many bytes of JSON, an object
+//! with one key, the name of the message: `{"imported": {"nonce": 7}}`.
 //!
 //! The supervisor starts the shim, the *parent*, with a socket pair as file descriptor
 //! [`CONTROL_FD`]. It says [`FromParent::Ready`] once its libraries are loaded. For each slot it gets a
@@ -19,7 +20,7 @@ pub const CONTROL_FD: i32 = 3;
 pub const MAX_FRAME: usize = 64 << 10;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToParent {
     Fork {
         slot: u32,
@@ -43,21 +44,19 @@ pub struct Rlimits {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromParent {
     Ready {
         version: u32,
-        pid: i32,
+        /// Bytes of its own that a slot would copy by writing to them; they are charged to the slot.
+        private_bytes: u64,
     },
     /// The fork was refused by the operating system.
-    ForkFailed {
-        slot: u32,
-        reason: String,
-    },
+    ForkFailed { slot: u32, reason: String },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToSlot {
     Run {
         /// Repeated in the answer; drawn anew each time, so that an answer to an earlier run is seen as such.
@@ -71,14 +70,16 @@ pub enum ToSlot {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromSlot {
     Ready {
         pid: i32,
     },
-    /// The user's module was imported; sent once in the life of a slot.
+    /// The user's module was imported; sent once in the life of a slot, with the bytes of memory that
+    /// the slot then had to itself.
     Imported {
         nonce: u64,
+        resident_bytes: u64,
     },
     Returned {
         nonce: u64,

@@ -35,7 +35,7 @@ pub struct Settings {
     /// First of [`UIDS`] user ids that nobody else on the host has.
     pub uid_base: u32,
     pub cgroup: Cgroup,
-    /// What the user's code may use beyond its memory: threads and processes of one execution.
+    /// Most threads and processes of one execution.
     pub max_processes: u32,
     /// A slot is replaced after this many executions.
     pub max_executions_per_slot: u32,
@@ -133,8 +133,6 @@ pub struct Outcome {
     pub duration_ms: f64,
     pub log: String,
     pub log_truncated: bool,
-    /// Processor time, where the kernel tells.
-    pub cpu_ms: Option<f64>,
     /// The slot had run this function before.
     pub reused: bool,
 }

@@ -11,7 +11,8 @@ use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 
 use super::error::ApiError;
-use crate::error::{Chain, Error};
+use crate::error::Error;
+use crate::telemetry::Chain;
 
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 

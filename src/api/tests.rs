@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::{App, middleware, routes};
 use crate::config::Config;
 use crate::db::{self, Db};
-use crate::engine::gateway::Gateway;
+use crate::engine::testing;
 use crate::model::{RuntimeId, RuntimeStatus, Timestamp, runtime};
 use crate::storage::LocalStore;
 
@@ -49,6 +49,7 @@ async fn site() -> Site {
             name: None,
             description: None,
             image: "image".to_owned(),
+            active_image: None,
             status,
             status_reason: None,
             is_public,
@@ -60,7 +61,9 @@ async fn site() -> Site {
     }
     let packages = directory.path().join("packages");
     let store = LocalStore::open(packages, config.storage.max_package_bytes).await.unwrap();
-    let app = web::Data::new(App::new(&config, db, Arc::new(store), Gateway {}));
+    let store = Arc::new(store);
+    let gateway = testing::without_workers(&config, db.clone(), store.clone());
+    let app = web::Data::new(App::new(&config, db, store, gateway));
     Site { directory, app }
 }
 

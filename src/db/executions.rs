@@ -117,25 +117,18 @@ pub async fn take_over(
     Ok((done.rows_affected == 1).then_some(epoch))
 }
 
-/// Moves a running execution to another worker, because the one it names never started it.
+/// Makes a running execution pending again, because the worker it names never started it.
 ///
-/// Returns the epoch under which it may then be ended, or `None` as [`take_over`] does.
-pub async fn reassign(
-    db: &impl ConnectionTrait,
-    id: &ExecutionId,
-    epoch_from: i64,
-    engine: &EngineId,
-    worker: &WorkerName,
-) -> Result<Option<i64>> {
-    let epoch = epoch_from + 1;
+/// `false` where it no longer runs under this epoch. The epoch stays: the next claim raises it.
+pub async fn put_back(db: &impl ConnectionTrait, id: &ExecutionId, epoch: i64) -> Result<bool> {
     let done = moving(id, ExecutionStatus::Running)
-        .col_expr(Column::Epoch, Expr::value(epoch))
-        .col_expr(Column::EngineId, Expr::value(engine.clone()))
-        .col_expr(Column::Worker, Expr::value(worker.clone()))
-        .filter(Column::Epoch.eq(epoch_from))
+        .col_expr(Column::Status, Expr::value(ExecutionStatus::Pending))
+        .col_expr(Column::EngineId, Expr::value(None::<EngineId>))
+        .col_expr(Column::Worker, Expr::value(None::<WorkerName>))
+        .filter(Column::Epoch.eq(epoch))
         .exec(db)
         .await?;
-    Ok((done.rows_affected == 1).then_some(epoch))
+    Ok(done.rows_affected == 1)
 }
 
 /// Records how a running execution ended, and its log. In a transaction.
@@ -331,6 +324,35 @@ mod tests {
         assert!(ended.updated_at > row.updated_at);
         let log = execution_logs::find(db.reader(), &row.id).await.unwrap().unwrap();
         assert_eq!((log.log.as_str(), log.truncated), ("log of mine", false));
+    }
+
+    #[tokio::test]
+    async fn what_was_put_back_is_claimed_under_a_later_epoch() {
+        let db = database().await;
+        let row = pending(&db).await;
+        let engine = EngineId::random();
+        let first = claim(&db.writer(), &row.id, 0, &engine, Some(&"w".into())).await.unwrap().unwrap();
+        assert!(!put_back(&db.writer(), &row.id, first + 1).await.unwrap(), "another epoch");
+        assert!(put_back(&db.writer(), &row.id, first).await.unwrap());
+        assert!(!put_back(&db.writer(), &row.id, first).await.unwrap(), "pending already");
+        assert_eq!(get(&db, &row.id).await, Model { epoch: first, ..row.clone() });
+        assert!(!finish(&db.writer(), &row.id, first, &failed("late")).await.unwrap());
+        assert_eq!(claim(&db.writer(), &row.id, first, &engine, None).await.unwrap(), Some(first + 1));
+    }
+
+    #[tokio::test]
+    async fn the_oldest_of_other_projects_are_found_behind_a_long_queue() {
+        let db = database().await;
+        for at in 0..5 {
+            let project = if at < 4 { "p1" } else { "p2" };
+            let status = ExecutionStatus::Pending;
+            let row = Model { project_id: project.into(), created_at: Timestamp(at), ..execution(status) };
+            insert(&db.writer(), row).await.unwrap();
+        }
+        let others = list_pending_of_others(db.reader(), &["p1".into()], 9).await.unwrap();
+        assert_eq!(others.len(), 1);
+        assert_eq!(others[0].project_id, "p2".into());
+        assert_eq!(list_pending_of_others(db.reader(), &[], 2).await.unwrap().len(), 2);
     }
 
     #[tokio::test]

@@ -62,6 +62,28 @@ pub async fn set_status(
     Ok(done.rows_affected == 1)
 }
 
+/// Makes a runtime available with an image that is known to work; `false` where its status is no
+/// longer `from`.
+pub async fn activate(
+    db: &impl ConnectionTrait,
+    id: &RuntimeId,
+    from: RuntimeStatus,
+    image: &str,
+    reason: Option<&str>,
+) -> Result<bool> {
+    let done = Entity::update_many()
+        .col_expr(Column::Status, Expr::value(RuntimeStatus::Available))
+        .col_expr(Column::StatusReason, Expr::value(reason.map(str::to_owned)))
+        .col_expr(Column::Image, Expr::value(image))
+        .col_expr(Column::ActiveImage, Expr::value(image))
+        .col_expr(Column::UpdatedAt, Expr::value(Timestamp::now()))
+        .filter(Column::Id.eq(id.clone()))
+        .filter(Column::Status.eq(from))
+        .exec(db)
+        .await?;
+    Ok(done.rows_affected == 1)
+}
+
 /// Removes the row; `false` where it is gone already.
 pub async fn delete(db: &impl ConnectionTrait, id: &RuntimeId) -> Result<bool> {
     Ok(Entity::delete_by_id(id.clone()).exec(db).await?.rows_affected == 1)
@@ -116,6 +138,22 @@ mod tests {
         let found = find_any(db.reader(), &row.id).await.unwrap().unwrap();
         assert_eq!(found.status, RuntimeStatus::Error);
         assert_eq!(found.status_reason.as_deref(), Some("no image"));
+    }
+
+    #[tokio::test]
+    async fn a_failed_upgrade_leaves_the_image_that_works() {
+        let db = database().await;
+        let row = Model { status: RuntimeStatus::Upgrading, image: "new".into(), ..runtime() };
+        insert(&db.writer(), row.clone()).await.unwrap();
+        let activate = async |from| {
+            activate(&db.writer(), &row.id, from, "old", Some("it did not start")).await.unwrap()
+        };
+        assert!(!activate(RuntimeStatus::Creating).await);
+        assert!(activate(RuntimeStatus::Upgrading).await);
+        assert!(!activate(RuntimeStatus::Upgrading).await);
+        let found = find_any(db.reader(), &row.id).await.unwrap().unwrap();
+        assert_eq!((found.status, found.image.as_str()), (RuntimeStatus::Available, "old"));
+        assert_eq!(found.active_image.as_deref(), Some("old"));
     }
 
     #[tokio::test]

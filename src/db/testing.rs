@@ -59,6 +59,7 @@ pub(crate) fn runtime() -> runtime::Model {
         name: Some("python3".into()),
         description: Some("Python".into()),
         image: "taibai/python3:1".into(),
+        active_image: Some("taibai/python3:0".into()),
         status: RuntimeStatus::Available,
         status_reason: Some("none".into()),
         is_public: true,

@@ -15,10 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::db::{self, Db};
-use crate::error::{Chain, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::{
     EngineId, ExecutionId, FunctionId, Outcome, Timestamp, WorkerName, execution, execution_log,
 };
+use crate::telemetry::Chain;
 
 /// How long a start waits for its end, so that both become one insert.
 const LINGER: Duration = Duration::from_millis(20);
@@ -52,17 +53,10 @@ enum Message {
 #[derive(Debug, Clone)]
 pub struct Claim {
     pub id: ExecutionId,
-    pub from: From,
+    /// As the row that was read says.
+    pub epoch_from: i64,
     pub engine: EngineId,
     pub worker: WorkerName,
-}
-
-/// Where an execution that is claimed must be.
-#[derive(Debug, Clone, Copy)]
-pub enum From {
-    Pending { epoch: i64 },
-    /// It runs nowhere: its worker has said that it never started it.
-    Running { epoch: i64 },
 }
 
 impl Recorder {
@@ -120,10 +114,26 @@ impl Recorder {
 #[derive(Debug)]
 enum Item {
     /// A new row: pending, running, or ended with its log.
-    Insert { row: Box<execution::Model>, log: Option<execution_log::Model>, reply: Inserted },
-    Claim { claim: Claim, reply: Reply<Option<i64>> },
-    Finish { id: ExecutionId, epoch: i64, outcome: Box<Outcome>, reply: Reply<bool> },
-    Dismiss { id: ExecutionId, outcome: Box<Outcome>, reply: Reply<bool> },
+    Insert {
+        row: Box<execution::Model>,
+        log: Option<execution_log::Model>,
+        reply: Inserted,
+    },
+    Claim {
+        claim: Claim,
+        reply: Reply<Option<i64>>,
+    },
+    Finish {
+        id: ExecutionId,
+        epoch: i64,
+        outcome: Box<Outcome>,
+        reply: Reply<bool>,
+    },
+    Dismiss {
+        id: ExecutionId,
+        outcome: Box<Outcome>,
+        reply: Reply<bool>,
+    },
 }
 
 #[derive(Debug)]
@@ -317,14 +327,9 @@ async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
                 }
                 Done::Inserted
             }
-            Item::Claim { claim: Claim { id, from, engine, worker }, .. } => Done::Claimed(match from {
-                From::Pending { epoch } => {
-                    db::executions::claim(&tx, id, *epoch, engine, Some(worker)).await?
-                }
-                From::Running { epoch } => {
-                    db::executions::reassign(&tx, id, *epoch, engine, worker).await?
-                }
-            }),
+            Item::Claim { claim: Claim { id, epoch_from, engine, worker }, .. } => {
+                Done::Claimed(db::executions::claim(&tx, id, *epoch_from, engine, Some(worker)).await?)
+            }
             Item::Finish { id, epoch, outcome, .. } => {
                 Done::Ended(db::executions::finish(&tx, id, *epoch, outcome).await?)
             }

@@ -3,7 +3,7 @@
 //! One request at a time on a connection, as many connections as requests under way. Nothing is ever
 //! sent twice: a request goes to another connection only where the first one gave it back unsent.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -69,6 +69,10 @@ impl Supervisor {
     /// Connects to nothing yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self { socket: socket.into(), idle: Mutex::default() }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Waits until the supervisor of a container that is starting answers.

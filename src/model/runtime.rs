@@ -11,6 +11,9 @@ pub struct Model {
     pub description: Option<String>,
     /// As the administrator named it.
     pub image: String,
+    /// The last image that was seen to work, as the administrator named it: what an upgrade that
+    /// fails goes back to.
+    pub active_image: Option<String>,
     pub status: RuntimeStatus,
     /// Why the status is `error`.
     pub status_reason: Option<String>,

@@ -11,9 +11,10 @@ use super::{MAX_TEXT, check_length, runtimes};
 use crate::config::{Config, ResourceLimits};
 use crate::db::{self, Db, Filter};
 use crate::engine::gateway::{Gateway, Target};
-use crate::error::{Chain, Error, Result};
+use crate::error::{Error, Result};
 use crate::model::{Caller, FunctionId, RuntimeId, RuntimeStatus, Scope, Timestamp, function};
 use crate::storage::{Content, PackageStore, Received};
+use crate::telemetry::Chain;
 
 const DEFAULT_ENTRY: &str = "main.main";
 const MAX_ENTRY: usize = 80;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 use crate::db::{self, Db};
-use crate::error::{Chain, Error, Result};
+use crate::error::{Error, Result};
 use crate::storage::{self, Content, PackageStore};
+use crate::telemetry::Chain;
 
 /// A package is shared by everything with the same bytes. Between keeping one and committing the row
 /// that refers to it nobody may delete it, and between looking for references and deleting nobody

@@ -55,6 +55,7 @@ impl Runtimes {
             name: new.name,
             description: new.description,
             image: new.image,
+            active_image: None,
             status: RuntimeStatus::Creating,
             status_reason: None,
             is_public: new.is_public,

@@ -1,1 +1,59 @@
-fn main() {}
+//! The first process of every worker's container.
+//!
+//! It listens on a Unix socket for the engine ([`http`]), keeps a parent interpreter that forks slots
+//! ([`parent`], [`slot`]), and gives each execution a slot, its limits and its deadline ([`worker`]).
+//! Everything that touches files or processes of a slot is done by a helper, this program again under
+//! that slot's user id ([`helper`]), so that root inside the container needs no right beyond changing
+//! ids.
+//!
+//! One thread: forking is safe, and no lock is held while another task runs.
+
+mod cgroup;
+mod frame;
+mod helper;
+mod http;
+mod log;
+mod parent;
+mod process;
+mod slot;
+mod worker;
+
+use std::process::ExitCode;
+
+use protocol::worker::{RUN_DIR, SETTINGS, Settings};
+
+/// What goes wrong before the socket listens is written here, where the engine finds it.
+const LAST_WORDS: &str = "error";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(code) = helper::run(&arguments) {
+        return code;
+    }
+    match serve(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            // Nobody reads a worker's output; failing to leave a note changes nothing more.
+            let _ = std::fs::write(format!("{RUN_DIR}/{LAST_WORDS}"), &reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(shim: &[String]) -> Result<(), String> {
+    if shim.is_empty() {
+        return Err("the image names no command for its shim".to_owned());
+    }
+    let settings = std::env::var(SETTINGS).map_err(|_| format!("{SETTINGS} is not set"))?;
+    let settings: Settings =
+        serde_json::from_str(&settings).map_err(|error| format!("{SETTINGS} cannot be read: {error}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no event loop: {error}"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let worker = worker::Worker::start(settings, shim).await?;
+        http::serve(worker).await
+    })
+}

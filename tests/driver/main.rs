@@ -1,3 +1,8 @@
-//! The drivers against what they drive. Needs Docker, root and gcc; asks no registry.
+//! Workers in real containers. Needs root, Docker and the runtime's image: `tox-like-scripts/driver`.
 
+mod isolation;
+mod limits;
 mod orchestrator;
+mod outcomes;
+mod protocol_rules;
+mod worker;

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::api::App;
 use crate::api::route::at;
 use crate::db;
-use crate::error::Chain;
+use crate::telemetry::Chain;
 
 pub fn routes(config: &mut web::ServiceConfig) {
     config.service(at("/healthcheck", vec![(Method::GET, web::to(check))]));

@@ -68,6 +68,8 @@ struct RuntimeView {
     project_id: String,
     created_at: Time,
     updated_at: Option<Time>,
+    /// Why the status is `error`. Not one of Qinling's, and behind those that are.
+    status_reason: Option<String>,
 }
 
 impl From<runtime::Model> for RuntimeView {
@@ -83,6 +85,7 @@ impl From<runtime::Model> for RuntimeView {
             project_id: row.project_id.0,
             created_at: Time(row.created_at),
             updated_at: row.updated_at.map(Time),
+            status_reason: row.status_reason,
         }
     }
 }
@@ -167,8 +170,9 @@ mod tests {
             name: None,
             description: None,
             image: "img".to_owned(),
+            active_image: None,
             status: RuntimeStatus::Creating,
-            status_reason: Some("not shown".to_owned()),
+            status_reason: Some("why".to_owned()),
             is_public: true,
             trusted: false,
             created_at: Timestamp(1_767_323_045_999_999),
@@ -176,7 +180,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&RuntimeView::from(row)).unwrap(),
-            r#"{"id":"r","name":null,"image":"img","description":null,"is_public":true,"trusted":false,"status":"creating","project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null}"#
+            r#"{"id":"r","name":null,"image":"img","description":null,"is_public":true,"trusted":false,"status":"creating","project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null,"status_reason":"why"}"#
         );
     }
 }

@@ -94,7 +94,7 @@ impl Book {
         let ahead = function.map_or(0, |function| function.waiting.len());
         match self.decide(key, runtime, ahead, self.unclaimed_room(key), now) {
             Decision::Warm(id) => {
-                return Ok(Acquired::Now(self.invoke(id, Start::Warm, now).expect("it has a free slot")));
+                Ok(Acquired::Now(self.invoke(id, Start::Warm, now).expect("it has a free slot")))
             }
             decision => {
                 if let Some((until, why)) = self.refusals.get(key)

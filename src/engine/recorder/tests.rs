@@ -131,17 +131,16 @@ async fn only_the_latest_epoch_writes_the_end() {
     let row = row(&function, ExecutionStatus::Pending);
     recorder.accept(row.clone()).await.unwrap();
     assert_eq!(find(&db, &row.id).await.unwrap().status, ExecutionStatus::Pending);
-    let claim = |from, worker: &str| Claim {
+    let claim = |epoch_from, worker: &str| Claim {
         id: row.id.clone(),
-        from,
+        epoch_from,
         engine: EngineId::random(),
         worker: worker.into(),
     };
-    let first = recorder.claim(claim(From::Pending { epoch: 0 }, "w1")).await.unwrap();
-    assert_eq!(first, Some(1));
-    assert_eq!(recorder.claim(claim(From::Pending { epoch: 0 }, "w2")).await.unwrap(), None);
-    let second = recorder.claim(claim(From::Running { epoch: 1 }, "w2")).await.unwrap();
-    assert_eq!(second, Some(2));
+    assert_eq!(recorder.claim(claim(0, "w1")).await.unwrap(), Some(1));
+    assert_eq!(recorder.claim(claim(0, "w2")).await.unwrap(), None);
+    assert!(db::executions::put_back(&db.writer(), &row.id, 1).await.unwrap());
+    assert_eq!(recorder.claim(claim(1, "w2")).await.unwrap(), Some(2));
     assert_eq!(find(&db, &row.id).await.unwrap().worker, Some("w2".into()));
 
     assert!(!recorder.finish(row.id.clone(), 1, outcome("stale")).await.unwrap());

@@ -146,7 +146,6 @@ fn outcome(attempt: Attempt, log: &str) -> Outcome {
         duration_ms: 1.5,
         log: log.to_owned(),
         log_truncated: false,
-        cpu_ms: None,
         reused: false,
     }
 }

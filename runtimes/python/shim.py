@@ -1,0 +1,323 @@
+"""Taibai's shim for Python: the parent interpreter of a worker, and what runs in each slot.
+
+The supervisor starts this program once in a container. It loads what functions share, then
+forks a slot whenever it is asked to: a process with a user id of its own and no rights, which
+runs one execution after another. The messages are described in Taibai's `protocol/src/shim.rs`.
+
+Nothing of a user's runs in the parent: the user's module is imported in the slot.
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import resource
+import shutil
+import socket
+import struct
+import sys
+import traceback
+
+VERSION = 1
+CONTROL_FD = 3
+MAX_FRAME = 64 << 10
+POSITIONAL = "__function_input"
+
+PR_SET_DUMPABLE = 4
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def receive_exactly(channel, count):
+    """`count` bytes, or None where the other side has gone."""
+    chunks = []
+    while count:
+        chunk = channel.recv(min(count, 1 << 20))
+        if not chunk:
+            return None
+        chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
+
+
+def receive(channel):
+    """One message as (name, content), or None at the end."""
+    head = receive_exactly(channel, 4)
+    if head is None:
+        return None
+    body = receive_exactly(channel, struct.unpack(">I", head)[0])
+    if body is None:
+        return None
+    ((name, content),) = json.loads(body).items()
+    return name, content
+
+
+def send(channel, name, content):
+    send_raw(channel, b'{"%s":%s}' % (name.encode(), json.dumps(content).encode()))
+
+
+def send_raw(channel, body):
+    channel.sendall(struct.pack(">I", len(body)) + body)
+
+
+# --- the parent -----------------------------------------------------------------------------------
+
+
+def private_bytes():
+    """Memory of this process that a fork would have to copy to write to."""
+    total = 0
+    with open("/proc/self/smaps_rollup") as lines:
+        for line in lines:
+            if line.startswith(("Private_Clean:", "Private_Dirty:")):
+                total += int(line.split()[1]) << 10
+    return total
+
+
+def resident_bytes():
+    """Memory of this process that is no file's, as the supervisor will measure it."""
+    total = 0
+    with open("/proc/self/status") as lines:
+        for line in lines:
+            if line.startswith(("RssAnon:", "RssShmem:")):
+                total += int(line.split()[1]) << 10
+    return total
+
+
+def receive_fork(control):
+    """A request for a fork with the two descriptors that came with it."""
+    head, descriptors, _, _ = socket.recv_fds(control, 4, 2)
+    if not head:
+        return None
+    while len(head) < 4:
+        head += receive_exactly(control, 4 - len(head))
+    body = receive_exactly(control, struct.unpack(">I", head)[0])
+    return json.loads(body)["fork"], descriptors
+
+
+def serve_parent():
+    control = socket.socket(fileno=CONTROL_FD)
+    # Descriptor 3 was inherited, so it would be inherited on by what a function starts.
+    os.set_inheritable(CONTROL_FD, False)
+    gc.collect()
+    # Kept out of every collection: a collector that writes to objects copies their pages in each slot.
+    gc.freeze()
+    send(control, "ready", {"version": VERSION, "private_bytes": private_bytes()})
+    while True:
+        request = receive_fork(control)
+        if request is None:
+            return
+        fork, descriptors = request
+        try:
+            between = os.fork()
+        except OSError as error:
+            send(control, "fork_failed", {"slot": fork["slot"], "reason": str(error)})
+        else:
+            if between == 0:
+                # A child of a child that ends at once belongs to the supervisor, which waits for it.
+                try:
+                    if os.fork():
+                        os._exit(0)
+                    control.close()
+                    serve_slot(fork, descriptors)
+                finally:
+                    os._exit(1)
+            os.waitpid(between, 0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+# --- a slot ---------------------------------------------------------------------------------------
+
+
+class CapabilityHeader(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class CapabilitySets(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+
+
+def give_up_capabilities():
+    header = CapabilityHeader(LINUX_CAPABILITY_VERSION_3, 0)
+    nothing = (CapabilitySets * 2)()
+    if libc.capset(ctypes.byref(header), ctypes.byref(nothing)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def become(fork):
+    """Becomes the slot's user, for good."""
+    # Within a session everyone may send SIGCONT to everyone.
+    os.setsid()
+    os.setgroups([])
+    os.setresgid(fork["gid"], fork["gid"], fork["gid"])
+    os.setresuid(fork["uid"], fork["uid"], fork["uid"])
+    give_up_capabilities()
+    # Changing ids hides a process from itself: without this a function could not read its own
+    # /proc/self. Nobody else has its user id.
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    os.umask(0o077)
+    limits = fork["rlimits"]
+    for which, key in (
+        (resource.RLIMIT_NOFILE, "open_files"),
+        (resource.RLIMIT_NPROC, "processes"),
+        (resource.RLIMIT_FSIZE, "file_bytes"),
+    ):
+        hard = resource.getrlimit(which)[1]
+        soft = limits[key] if hard == resource.RLIM_INFINITY else min(limits[key], hard)
+        resource.setrlimit(which, (soft, hard))
+
+
+def serve_slot(fork, descriptors):
+    channel = socket.socket(fileno=descriptors[0])
+    os.dup2(descriptors[1], 1)
+    os.dup2(descriptors[1], 2)
+    os.close(descriptors[1])
+    become(fork)
+    os.environ.update(HOME=fork["scratch"], TMPDIR=fork["scratch"], USER="function")
+    sys.path.insert(0, fork["package"])
+    sys.dont_write_bytecode = True
+    slot = Slot(channel, fork["scratch"])
+    send(channel, "ready", {"pid": os.getpid()})
+    while True:
+        request = receive(channel)
+        if request is None:
+            os._exit(0)
+        slot.run(request[1])
+
+
+class Slot:
+    def __init__(self, channel, scratch):
+        self.channel = channel
+        self.scratch = scratch
+        self.count = 0
+        self.directory = None
+        self.functions = {}
+
+    def run(self, request):
+        nonce = request["nonce"]
+        self.enter_fresh_directory()
+        try:
+            function = self.find(request["entry"], nonce)
+            output = call(function, request["input"])
+        except SystemExit as end:
+            self.leave(nonce, end)
+        except BaseException as error:  # a function may raise anything
+            self.fail(nonce, error)
+        else:
+            self.give(nonce, output, request["max_result_bytes"])
+
+    def enter_fresh_directory(self):
+        """A working directory with nothing in it; the one before is reused if it is empty."""
+        try:
+            if self.directory is not None:
+                os.chdir(self.directory)
+                with os.scandir(self.directory) as entries:
+                    if next(entries, None) is None:
+                        return
+                os.chdir(self.scratch)
+                shutil.rmtree(self.directory, ignore_errors=True)
+        except OSError:
+            pass
+        self.count += 1
+        self.directory = os.path.join(self.scratch, str(self.count))
+        os.mkdir(self.directory)
+        os.chdir(self.directory)
+
+    def find(self, entry, nonce):
+        function = self.functions.get(entry)
+        if function is None:
+            module, _, name = entry.rpartition(".")
+            function = getattr(importlib.import_module(module), name)
+            if not self.functions:
+                send(self.channel, "imported", {"nonce": nonce, "resident_bytes": resident_bytes()})
+            self.functions[entry] = function
+        return function
+
+    def give(self, nonce, output, most):
+        try:
+            # Bare NaN and the like are no JSON, whatever Python says.
+            body = json.dumps(output, allow_nan=False)
+        except BaseException as error:
+            reason = "The function returned something that is not JSON: %s" % describe(error)
+            send(self.channel, "bad_result", {"nonce": nonce, "reason": reason[:4096]})
+            return
+        if len(body) > most:
+            reason = "The function returned %d bytes of JSON; at most %d are allowed" % (len(body), most)
+            send(self.channel, "bad_result", {"nonce": nonce, "reason": reason})
+            return
+        send_raw(self.channel, b'{"returned":{"nonce":%d,"output":%s}}' % (nonce, body.encode()))
+
+    def fail(self, nonce, error):
+        show(error)
+        message = describe(error)
+        # What the system refuses a function for want of resources ends the same way as being killed.
+        exhausted = isinstance(error, MemoryError) or (isinstance(error, OSError) and "Resource" in message)
+        send(self.channel, "exhausted" if exhausted else "raised", {"nonce": nonce, "message": message[:8192]})
+
+    def leave(self, nonce, end):
+        code = end.code
+        if code is None:
+            code = 0
+        elif not isinstance(code, int):
+            write_output(describe(code) + "\n")
+            code = 1
+        flush()
+        send(self.channel, "exited", {"nonce": nonce, "code": code & 0xFF})
+        os._exit(code & 0xFF)
+
+
+def call(function, given):
+    arguments = dict(given or {})
+    positional = (arguments.pop(POSITIONAL),) if POSITIONAL in arguments else ()
+    arguments["context"] = {"os_session": None}
+    try:
+        return function(*positional, **arguments)
+    finally:
+        flush()
+
+
+def describe(error):
+    """The text of an exception, which may itself be the user's code."""
+    try:
+        return str(error)
+    except BaseException:
+        return "<%s>" % type(error).__name__
+
+
+def show(error):
+    """Writes the user's part of a traceback into the log."""
+    try:
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
+        write_output("".join(traceback.format_exception(type(error), error, frames)))
+    except BaseException:
+        write_output("<%s>\n" % type(error).__name__)
+
+
+def write_output(text):
+    """Writes to the log beside `sys.stdout`, which the function may have replaced."""
+    flush()
+    try:
+        data = text.encode("utf-8", "backslashreplace")
+        while data:
+            data = data[os.write(1, data):]
+    except OSError:
+        pass
+
+
+def flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:
+            pass
+
+
+if __name__ == "__main__":
+    serve_parent()

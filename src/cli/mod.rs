@@ -1,0 +1,87 @@
+//! The command line: one file per command. Prints results on stdout, trouble as one line on stderr.
+
+mod config;
+mod db;
+mod serve;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
+
+use crate::telemetry::Chain;
+
+type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// Functions as a service for OpenStack.
+#[derive(Debug, Parser)]
+#[command(name = "taibai", version, arg_required_else_help = true)]
+struct Arguments {
+    /// Configuration; else $TAIBAI_CONFIG, else /etc/taibai/taibai.conf if it exists.
+    #[arg(long, global = true, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the API and runs functions, in one process.
+    Serve,
+    /// Looks after the database.
+    #[command(subcommand)]
+    Db(db::Command),
+    /// Looks after the configuration.
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+/// Does what the arguments of this process say. Wrong arguments end the process with status 2.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let path = arguments.config_file.as_deref();
+    let done = match arguments.command {
+        Command::Serve => serve::run(path),
+        Command::Db(command) => db::run(command, path),
+        Command::Config(command) => config::run(command, path),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("taibai: {}", Chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The runtime of the services: one thread for each core.
+pub fn runtime() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism()?.get();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores)
+        .thread_name("taibai")
+        .enable_all()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_file_may_be_named_before_or_after_the_command() {
+        for line in ["taibai --config-file x config check", "taibai config check --config-file x"] {
+            let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(arguments.config_file, Some("x".into()), "{line}");
+        }
+    }
+}

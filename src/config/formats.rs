@@ -1,0 +1,181 @@
+//! How values are written in taibai.conf, where everything is text. One module for each kind of
+//! value, for serde's `with`; what they say after "expected" reaches the operator.
+
+use std::fmt::Display;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serializer};
+
+fn read<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expected: impl Display,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(text.trim()).ok_or_else(|| D::Error::custom(format_args!("expected {expected}")))
+}
+
+/// Anything.
+pub mod text {
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+        String::deserialize(deserializer)
+    }
+
+    pub fn serialize<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(value)
+    }
+}
+
+pub mod path {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        String::deserialize(deserializer).map(PathBuf::from)
+    }
+
+    pub fn serialize<S: Serializer>(value: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&value.display())
+    }
+}
+
+pub mod address {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAddr, D::Error> {
+        read(deserializer, "an IP address such as 127.0.0.1 or ::1", |text| text.parse().ok())
+    }
+
+    pub fn serialize<S: Serializer>(value: &IpAddr, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+}
+
+pub mod flag {
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+        read(deserializer, "true or false", |text| match text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" => Some(false),
+            _ => None,
+        })
+    }
+
+    pub fn serialize<S: Serializer>(value: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+}
+
+pub mod number {
+    use super::*;
+
+    pub trait Number: std::str::FromStr + Display {
+        const LEAST: Self;
+        const MOST: Self;
+    }
+
+    macro_rules! number {
+        ($($type:ty)+) => {
+            $(impl Number for $type {
+                const LEAST: Self = Self::MIN;
+                const MOST: Self = Self::MAX;
+            })+
+        };
+    }
+
+    number!(u16 u32 u64 i32 i64);
+
+    pub fn deserialize<'de, D: Deserializer<'de>, T: Number>(deserializer: D) -> Result<T, D::Error> {
+        let expected = format_args!("a whole number from {} to {}", T::LEAST, T::MOST);
+        read(deserializer, expected, |text| text.parse().ok())
+    }
+
+    pub fn serialize<S: Serializer, T: Number>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+}
+
+pub mod bytes {
+    use super::*;
+
+    const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+
+    pub fn deserialize<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<T, D::Error> {
+        read(deserializer, "a number of bytes such as 268435456 or 256MiB", |text| {
+            parse(text)?.try_into().ok()
+        })
+    }
+
+    fn parse(text: &str) -> Option<u64> {
+        for (unit, shift) in UNITS {
+            if let Some(count) = text.strip_suffix(unit) {
+                return count.trim_end().parse::<u64>().ok()?.checked_mul(1 << shift);
+            }
+        }
+        text.parse().ok()
+    }
+
+    /// Writes the largest unit that divides the value.
+    pub fn serialize<S: Serializer, T: Copy + Display + TryInto<u64>>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let Ok(bytes) = (*value).try_into() else {
+            return serializer.collect_str(value);
+        };
+        match UNITS.iter().find(|(_, shift)| bytes != 0 && bytes % (1 << shift) == 0) {
+            Some((unit, shift)) => serializer.collect_str(&format_args!("{}{unit}", bytes >> shift)),
+            None => serializer.collect_str(value),
+        }
+    }
+}
+
+pub mod duration {
+    use std::time::Duration;
+
+    use humantime_serde::re::humantime;
+
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        read(deserializer, "a duration such as 30s or 5m", |text| match text.parse() {
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => humantime::parse_duration(text).ok(),
+        })
+    }
+
+    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*value))
+    }
+}
+
+/// One of the names of an enum.
+pub mod choice {
+    use serde::Serialize;
+    use serde::de::IntoDeserializer;
+    use serde::de::value::Error;
+
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        T::deserialize(text.trim().to_owned().into_deserializer()).map_err(|error: Error| {
+            // The value is named already by whoever reports this.
+            let message = error.to_string();
+            let expected = message.find("expected ").map_or(message.as_str(), |at| &message[at..]);
+            D::Error::custom(expected.replace('`', ""))
+        })
+    }
+
+    pub fn serialize<S: Serializer, T: Serialize>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        value.serialize(serializer)
+    }
+}

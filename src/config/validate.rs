@@ -1,0 +1,355 @@
+//! What the types of the sections cannot say.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use protocol::worker::{PARENT_UID, UIDS};
+use tracing_subscriber::EnvFilter;
+
+use super::{Api, AuthStrategy, Config, Database, Docker, Engine, Error, Logging, ResourceLimits, Storage};
+
+type Result<T = (), E = Error> = std::result::Result<T, E>;
+
+/// Databases, as the scheme of a URL names them before an optional `+driver`.
+const DATABASES: [&str; 5] = ["sqlite", "mysql", "mariadb", "postgresql", "postgres"];
+/// `sun_path` holds 108 bytes, the closing zero included.
+const SOCKET_PATH: usize = 107;
+/// What is below `worker_dir`: `/w/`, a worker's name of 24 characters, and `/run/s`.
+const BELOW_WORKER_DIR: usize = 3 + 24 + 6;
+/// The uids of slots end where the parent interpreter's begins.
+const MOST_SLOTS: u32 = PARENT_UID;
+/// Below lie the accounts of the system and of people.
+const LEAST_UID: u32 = 65_536;
+
+impl Config {
+    /// Checks what goes beyond a single value's type. The first trouble found is the answer.
+    pub fn validate(&self) -> Result {
+        api(&self.api)?;
+        database(&self.database)?;
+        docker(&self.docker, &self.engine)?;
+        engine(&self.engine)?;
+        logging(&self.logging)?;
+        resource_limits(&self.resource_limits)?;
+        storage(&self.storage)
+    }
+}
+
+fn api(api: &Api) -> Result {
+    let open = !api.host.is_loopback();
+    if open && api.auth_strategy == AuthStrategy::Noauth && !api.allow_noauth_from_anywhere {
+        let reason = "with auth_strategy = noauth everyone who reaches this address is an administrator; \
+             expected a loopback address, or allow_noauth_from_anywhere = true";
+        return Err(Error::key("api", "host", reason).with_value(api.host));
+    }
+    at_least("api", "max_body_bytes", api.max_body_bytes, 1)
+}
+
+fn database(database: &Database) -> Result {
+    let key = |reason: String| Error::key("database", "connection", reason);
+    filled("database", "connection", &database.connection)?;
+    let expected =
+        "expected sqlite:///path, mysql://user:password@host/name or postgresql://user:password@host/name";
+    // The URL holds a password, so that no more of it than the scheme is ever shown.
+    let Some((scheme, rest)) = database.connection.split_once("://") else {
+        return Err(key(format!("no URL; {expected}")));
+    };
+    let dialect = scheme.split_once('+').map_or(scheme, |(dialect, _driver)| dialect);
+    if !DATABASES.contains(&dialect) {
+        return Err(key(format!("unknown database {dialect}; {expected}")));
+    }
+    if rest.is_empty() {
+        return Err(key(format!("nothing after {scheme}://; {expected}")));
+    }
+    at_least("database", "max_connections", database.max_connections.into(), 1)
+}
+
+fn docker(docker: &Docker, engine: &Engine) -> Result {
+    filled("docker", "socket", &docker.socket)?;
+    filled("docker", "deployment", &docker.deployment)?;
+    filled("docker", "network", &docker.network)?;
+    filled("docker", "worker_dir", &docker.worker_dir)?;
+    let worker_dir = |reason: String| {
+        Err(Error::key("docker", "worker_dir", reason).with_value(docker.worker_dir.display()))
+    };
+    if !docker.worker_dir.is_absolute() {
+        return worker_dir("expected a path that begins with /".to_owned());
+    }
+    let length = docker.worker_dir.as_os_str().as_bytes().len();
+    let most = SOCKET_PATH - BELOW_WORKER_DIR;
+    if length > most {
+        return worker_dir(format!(
+            "{length} bytes long; expected at most {most}, since the path of a socket below it holds {SOCKET_PATH}"
+        ));
+    }
+    positive("docker", "start_timeout", docker.start_timeout)?;
+    at_least("docker", "uid_base", docker.uid_base.into(), LEAST_UID.into())?;
+    // The last number is no uid: to the kernel it says "none".
+    let most = u64::from(u32::MAX).saturating_sub(u64::from(UIDS) * u64::from(engine.max_workers));
+    at_most("docker", "uid_base", docker.uid_base.into(), most, "16 uids for each of [engine] max_workers")
+}
+
+fn engine(engine: &Engine) -> Result {
+    at_least("engine", "function_concurrency", engine.function_concurrency.into(), 1)?;
+    let why = "so many of a worker's 16 uids are for executions";
+    at_most("engine", "function_concurrency", engine.function_concurrency.into(), MOST_SLOTS.into(), why)?;
+    at_least("engine", "max_workers", engine.max_workers.into(), 1)?;
+    at_most("engine", "pool_size", engine.pool_size.into(), engine.max_workers.into(), "max_workers")?;
+    at_least("engine", "max_async", engine.max_async.into(), 1)?;
+    at_least("engine", "max_executions_per_slot", engine.max_executions_per_slot.into(), 1)?;
+    at_least("engine", "max_processes", engine.max_processes.into(), 1)?;
+    at_least("engine", "max_result_bytes", engine.max_result_bytes, 1)?;
+    positive("engine", "idle_timeout", engine.idle_timeout)?;
+    positive("engine", "lease", engine.lease)
+}
+
+fn logging(logging: &Logging) -> Result {
+    filled("logging", "level", &logging.level)?;
+    match EnvFilter::builder().parse(&logging.level) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let reason = format!("{error}; expected levels such as info or info,taibai::engine=debug");
+            Err(Error::key("logging", "level", reason).with_value(&logging.level))
+        }
+    }
+}
+
+fn resource_limits(limits: &ResourceLimits) -> Result {
+    let ResourceLimits {
+        default_cpu,
+        min_cpu,
+        max_cpu,
+        default_memory,
+        min_memory,
+        max_memory,
+        default_timeout,
+        min_timeout,
+        max_timeout,
+    } = *limits;
+    range(["min_cpu", "default_cpu", "max_cpu"], [min_cpu.into(), default_cpu.into(), max_cpu.into()])?;
+    range(["min_memory", "default_memory", "max_memory"], [min_memory, default_memory, max_memory])?;
+    range(
+        ["min_timeout", "default_timeout", "max_timeout"],
+        [min_timeout.into(), default_timeout.into(), max_timeout.into()],
+    )
+}
+
+fn storage(storage: &Storage) -> Result {
+    filled("storage", "file_system_dir", &storage.file_system_dir)?;
+    at_least("storage", "max_package_bytes", storage.max_package_bytes, 1)?;
+    at_least("storage", "max_package_entries", storage.max_package_entries, 1)?;
+    at_least("storage", "max_expanded_bytes", storage.max_expanded_bytes, 1)?;
+    at_least("storage", "max_ratio", storage.max_ratio, 1)
+}
+
+/// Checks that 1 <= least <= default <= most.
+fn range(keys: [&str; 3], [least, default, most]: [i64; 3]) -> Result {
+    let wrong = |key: &str, value: i64, reason: String| {
+        Err(Error::key("resource_limits", key, reason).with_value(value))
+    };
+    if least < 1 {
+        return wrong(keys[0], least, "expected at least 1".to_owned());
+    }
+    if most < least {
+        return wrong(keys[2], most, format!("expected at least {}, which is {least}", keys[0]));
+    }
+    if !(least..=most).contains(&default) {
+        let reason = format!("expected {least} to {most}, from {} to {}", keys[0], keys[2]);
+        return wrong(keys[1], default, reason);
+    }
+    Ok(())
+}
+
+fn filled(section: &str, key: &str, value: &(impl AsRef<Path> + ?Sized)) -> Result {
+    if value.as_ref().as_os_str().as_bytes().trim_ascii().is_empty() {
+        return Err(Error::key(section, key, "must not be empty"));
+    }
+    Ok(())
+}
+
+fn at_least(section: &str, key: &str, value: u64, least: u64) -> Result {
+    if value < least {
+        return Err(Error::key(section, key, format!("expected at least {least}")).with_value(value));
+    }
+    Ok(())
+}
+
+fn at_most(section: &str, key: &str, value: u64, most: u64, why: &str) -> Result {
+    if value > most {
+        return Err(Error::key(section, key, format!("expected at most {most} ({why})")).with_value(value));
+    }
+    Ok(())
+}
+
+fn positive(section: &str, key: &str, value: Duration) -> Result {
+    if value.is_zero() {
+        return Err(Error::key(section, key, "expected more than nothing").with_value("0s"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trouble(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        config.validate().map_or_else(|error| error.to_string(), |()| "ok".to_owned())
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(trouble(|_| ()), "ok");
+    }
+
+    #[test]
+    fn every_spelling_of_a_database_is_taken() {
+        for url in [
+            "sqlite:////var/lib/taibai.sqlite",
+            "mysql://u:p@h/t",
+            "mysql+pymysql://u:p@h/t?charset=utf8",
+            "mariadb+pymysql://u:p@h/t",
+            "postgresql://u:p@h/t",
+            "postgresql+psycopg2://u:p@h/t",
+        ] {
+            assert_eq!(trouble(|c| c.database.connection = url.to_owned()), "ok", "{url}");
+        }
+    }
+
+    #[test]
+    fn noauth_beyond_loopback_has_to_be_asked_for_by_name() {
+        let open = |c: &mut Config| c.api.host = "0.0.0.0".parse().unwrap();
+        assert_eq!(
+            trouble(open),
+            "[api] host = 0.0.0.0: with auth_strategy = noauth everyone who reaches this address is an \
+             administrator; expected a loopback address, or allow_noauth_from_anywhere = true"
+        );
+        let asked_for = |c: &mut Config| {
+            open(c);
+            c.api.allow_noauth_from_anywhere = true;
+        };
+        assert_eq!(trouble(asked_for), "ok");
+        assert_eq!(trouble(|c| c.api.host = "::1".parse().unwrap()), "ok");
+    }
+
+    #[test]
+    fn the_longest_worker_dir_leaves_room_for_a_socket() {
+        let of_length = |length: usize| format!("/{}", "d".repeat(length - 1));
+        let longest = of_length(74);
+        assert_eq!(format!("{longest}/w/{}/run/s", "x".repeat(24)).len(), 107);
+        assert_eq!(trouble(|c| c.docker.worker_dir = longest.clone().into()), "ok");
+        let too_long = of_length(75);
+        assert_eq!(
+            trouble(|c| c.docker.worker_dir = too_long.clone().into()),
+            format!(
+                "[docker] worker_dir = {too_long}: 75 bytes long; expected at most 74, since the path of a \
+                 socket below it holds 107"
+            )
+        );
+    }
+
+    #[test]
+    fn the_uids_of_all_workers_are_uids() {
+        assert_eq!(trouble(|c| c.docker.uid_base = u32::MAX - 16 * 32), "ok");
+        assert_eq!(
+            trouble(|c| c.docker.uid_base = u32::MAX - 16 * 32 + 1),
+            "[docker] uid_base = 4294966784: expected at most 4294966783 (16 uids for each of [engine] max_workers)"
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_are_named_with_what_would_be_right() {
+        type Change = fn(&mut Config);
+        let cases: &[(Change, &str)] = &[
+            (|c| c.api.max_body_bytes = 0, "[api] max_body_bytes = 0: expected at least 1"),
+            (|c| c.database.max_connections = 0, "[database] max_connections = 0: expected at least 1"),
+            (|c| c.docker.uid_base = 1000, "[docker] uid_base = 1000: expected at least 65536"),
+            (
+                |c| c.docker.worker_dir = "run/taibai".into(),
+                "[docker] worker_dir = run/taibai: expected a path that begins with /",
+            ),
+            (
+                |c| c.docker.start_timeout = Duration::ZERO,
+                "[docker] start_timeout = 0s: expected more than nothing",
+            ),
+            (|c| c.engine.function_concurrency = 0, "[engine] function_concurrency = 0: expected at least 1"),
+            (
+                |c| c.engine.function_concurrency = 15,
+                "[engine] function_concurrency = 15: expected at most 14 \
+                 (so many of a worker's 16 uids are for executions)",
+            ),
+            (|c| c.engine.pool_size = 33, "[engine] pool_size = 33: expected at most 32 (max_workers)"),
+            (|c| c.engine.max_workers = 0, "[engine] max_workers = 0: expected at least 1"),
+            (|c| c.engine.max_async = 0, "[engine] max_async = 0: expected at least 1"),
+            (
+                |c| c.engine.max_executions_per_slot = 0,
+                "[engine] max_executions_per_slot = 0: expected at least 1",
+            ),
+            (|c| c.engine.max_processes = 0, "[engine] max_processes = 0: expected at least 1"),
+            (|c| c.engine.max_result_bytes = 0, "[engine] max_result_bytes = 0: expected at least 1"),
+            (
+                |c| c.engine.idle_timeout = Duration::ZERO,
+                "[engine] idle_timeout = 0s: expected more than nothing",
+            ),
+            (|c| c.engine.lease = Duration::ZERO, "[engine] lease = 0s: expected more than nothing"),
+            (|c| c.resource_limits.min_cpu = 0, "[resource_limits] min_cpu = 0: expected at least 1"),
+            (
+                |c| c.resource_limits.max_memory = 1024,
+                "[resource_limits] max_memory = 1024: expected at least min_memory, which is 33554432",
+            ),
+            (
+                |c| c.resource_limits.default_timeout = 301,
+                "[resource_limits] default_timeout = 301: expected 1 to 300, from min_timeout to max_timeout",
+            ),
+            (|c| c.storage.max_ratio = 0, "[storage] max_ratio = 0: expected at least 1"),
+            (|c| c.storage.max_package_bytes = 0, "[storage] max_package_bytes = 0: expected at least 1"),
+            (|c| c.storage.max_package_entries = 0, "[storage] max_package_entries = 0: expected at least 1"),
+            (|c| c.storage.max_expanded_bytes = 0, "[storage] max_expanded_bytes = 0: expected at least 1"),
+        ];
+        for (change, message) in cases {
+            assert_eq!(trouble(change), *message);
+        }
+    }
+
+    #[test]
+    fn what_must_be_given_may_not_be_empty() {
+        type Change = fn(&mut Config);
+        let cases: &[(Change, &str)] = &[
+            (|c| c.database.connection.clear(), "[database] connection: must not be empty"),
+            (|c| c.docker.socket.clear(), "[docker] socket: must not be empty"),
+            (|c| c.docker.deployment = " ".to_owned(), "[docker] deployment: must not be empty"),
+            (|c| c.docker.network.clear(), "[docker] network: must not be empty"),
+            (|c| c.docker.worker_dir.clear(), "[docker] worker_dir: must not be empty"),
+            (|c| c.logging.level.clear(), "[logging] level: must not be empty"),
+            (|c| c.storage.file_system_dir.clear(), "[storage] file_system_dir: must not be empty"),
+        ];
+        for (change, message) in cases {
+            assert_eq!(trouble(change), *message);
+        }
+    }
+
+    #[test]
+    fn a_database_url_is_never_shown() {
+        let expected = "expected sqlite:///path, mysql://user:password@host/name or \
+                        postgresql://user:password@host/name";
+        for (url, reason) in [
+            ("oracle://u:secret@h/t", "unknown database oracle"),
+            ("u:secret@h/t", "no URL"),
+            ("mysql+pymysql://", "nothing after mysql+pymysql://"),
+        ] {
+            let message = trouble(|c| c.database.connection = url.to_owned());
+            assert_eq!(message, format!("[database] connection: {reason}; {expected}"));
+        }
+    }
+
+    #[test]
+    fn a_level_that_does_not_exist_is_refused() {
+        let message = trouble(|c| c.logging.level = "info,taibai=loud".to_owned());
+        let (start, end) = (
+            "[logging] level = info,taibai=loud: ",
+            "; expected levels such as info or info,taibai::engine=debug",
+        );
+        assert!(message.starts_with(start) && message.ends_with(end), "{message}");
+    }
+}

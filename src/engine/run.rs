@@ -1,0 +1,469 @@
+//! One execution, from a lease to its recorded end: the same code for a call that waits and for a
+//! claimed row.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::worker::{Attempt, End, Execute, ExecutionLimits, RefusalKind};
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep};
+
+use super::Core;
+use super::gateway::{NewExecution, Target};
+use super::pool::{self, Lease};
+use super::recorder::Claim;
+use super::supervisor::{self, Supervisor};
+use super::worker::FunctionKey;
+use crate::db;
+use crate::error::{Error, Result};
+use crate::model::{
+    ExecutionId, ExecutionStatus, FunctionId, Outcome, Reason, RuntimeId, Scope, Start, Timestamp, execution,
+};
+use crate::telemetry::Chain;
+
+/// What the entry is where a function names none.
+const ENTRY: &str = "main.main";
+/// How much longer than the function's own time a worker may take before it counts as lost: it
+/// keeps the deadline itself, and has a slot to prepare and an answer to write.
+const GRACE: Duration = Duration::from_secs(20);
+/// How long a supervisor may take over what it answers at once.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Workers that may turn an execution down before it ends as an error.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What Qinling's clients know of a function that used too much.
+const TOO_MUCH: &str = "Function execution failed because of too much resource consumption";
+
+/// What it takes to run a function once.
+#[derive(Debug)]
+struct Plan {
+    key: Arc<FunctionKey>,
+    runtime: RuntimeId,
+    entry: String,
+    limits: ExecutionLimits,
+}
+
+impl Plan {
+    async fn of(core: &Core, target: &Target) -> Result<Self> {
+        let function = &target.function;
+        let digest = match target.version {
+            0 => function.package_digest.clone(),
+            number => match db::versions::find(core.db.reader(), &function.id, number).await? {
+                Some(version) => version.package_digest,
+                None => {
+                    let key = format!("function_id={}, version_number={number}", function.id);
+                    return Err(Error::NotFound { what: "FunctionVersion", key });
+                }
+            },
+        };
+        let (Some(digest), Some(runtime)) = (digest, function.runtime_id.clone()) else {
+            return Err(Error::NotSupported("Only functions with a package can be run.".to_owned()));
+        };
+        let positive = |value: i64| u64::try_from(value).unwrap_or(0);
+        let entry = function.entry.clone().filter(|entry| !entry.is_empty());
+        Ok(Self {
+            key: Arc::new(FunctionKey {
+                project: function.project_id.clone(),
+                function: function.id.clone(),
+                version: target.version,
+                digest,
+            }),
+            runtime,
+            entry: entry.unwrap_or_else(|| ENTRY.to_owned()),
+            limits: ExecutionLimits {
+                cpu_millis: u32::try_from(function.cpu).unwrap_or(0),
+                memory_bytes: positive(function.memory_size),
+                timeout_ms: positive(function.timeout.into()) * 1000,
+                max_result_bytes: core.engine.max_result_bytes,
+                max_log_bytes: core.engine.max_log_bytes,
+            },
+        })
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.limits.timeout_ms)
+    }
+}
+
+/// Binds more workers to a function.
+pub(super) async fn scale_up(core: &Core, target: &Target, count: u32) -> Result<()> {
+    let plan = Plan::of(core, target).await?;
+    core.pool.scale_up(&plan.key, &plan.runtime, count);
+    Ok(())
+}
+
+/// The row of an execution that nobody has started.
+pub(super) fn new_row(new: &NewExecution) -> execution::Model {
+    execution::Model {
+        id: ExecutionId::random(),
+        project_id: new.project_id.clone(),
+        function_id: new.target.function.id.clone(),
+        function_version: new.target.version,
+        function_alias: new.alias.clone(),
+        description: new.description.clone(),
+        status: ExecutionStatus::Pending,
+        sync: new.sync,
+        input: new.input.to_json(),
+        result: None,
+        reason: None,
+        start: None,
+        epoch: 0,
+        engine_id: None,
+        worker: None,
+        request_id: new.request_id.clone(),
+        created_at: Timestamp::now(),
+        updated_at: None,
+    }
+}
+
+/// Runs a synchronous call and returns the finished row.
+pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Model> {
+    let plan = Plan::of(core, &new.target).await?;
+    let mut row = new_row(&new);
+    row.status = ExecutionStatus::Running;
+    row.engine_id = Some(core.id.clone());
+    row.epoch = 1;
+    let deadline = Instant::now() + core.engine.queue_timeout;
+    let mut attempt = Attempt { execution: row.id.to_string(), epoch: row.epoch };
+    let mut tries = 0;
+    let (outcome, ran_on) = loop {
+        let asked = Instant::now();
+        let lease = match core.pool.lease(&plan.key, &plan.runtime, deadline).await {
+            Ok(lease) => lease,
+            Err(error @ (pool::Error::Full | pool::Error::Closed)) => {
+                return Err(Error::Busy(error.to_string()));
+            }
+            Err(error @ pool::Error::TimedOut) => {
+                break (Outcome::error(Reason::NoCapacity, &error.to_string()), None);
+            }
+            Err(pool::Error::Preparation(why)) => {
+                break (Outcome::error(Reason::Preparation, &why), None);
+            }
+        };
+        core.observe_lease(lease.start(), asked.elapsed());
+        if row.worker.is_none() {
+            row.worker = Some(lease.worker().name.clone());
+            core.recorder.begin(row.clone()).await;
+        }
+        let worker = lease.worker().clone();
+        match run_on(core, lease, &plan, attempt.clone(), &row).await {
+            Ran::Ended(outcome) => break (outcome, Some(worker)),
+            Ran::Lost(why) => break (Outcome::error(Reason::WorkerLost, &why), None),
+            Ran::Refused(why) => break (Outcome::error(Reason::Preparation, &why), None),
+            Ran::NotStarted(why) => {
+                attempt.epoch += 1;
+                tries += 1;
+                if tries == TRIES {
+                    break (Outcome::error(Reason::Preparation, &why), None);
+                }
+                sleep(PAUSE).await;
+            }
+        }
+    };
+    core.observe_end(&plan.runtime, &outcome);
+    let stored = core.recorder.end(row.clone(), outcome.clone()).await?;
+    if let Some(worker) = ran_on {
+        worker.settle([attempt]);
+    }
+    if !stored {
+        // It is the row that counts, and others wrote it.
+        let found = db::executions::find(core.db.reader(), &row.id, &Scope::All).await?;
+        return found.ok_or_else(|| Error::not_found("Execution", &row.id));
+    }
+    row.status = outcome.status;
+    row.result = Some(outcome.result);
+    row.reason = outcome.reason.map(|reason| reason.as_str().to_owned());
+    row.start = outcome.start;
+    row.updated_at = Some(Timestamp::now());
+    Ok(row)
+}
+
+/// What became of a pending row.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Claimed {
+    /// It has ended, or is another engine's.
+    Done,
+    /// It is pending still. `turned_down`: a worker refused to start it.
+    Later { turned_down: bool },
+}
+
+/// Runs a pending row, if this engine is the one that gets it. `tries` says how often workers turned
+/// it down before.
+pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> Claimed {
+    let later = Claimed::Later { turned_down: false };
+    let plan = match plan_of(core, &row).await {
+        Ok(Some(plan)) => plan,
+        Ok(None) => return dismiss(core, &row, "The function was removed.").await,
+        Err(error) => {
+            tracing::warn!(execution.id = %row.id, error = %Chain(&error), "an execution cannot be prepared yet");
+            return later;
+        }
+    };
+    let asked = Instant::now();
+    let lease = match core.pool.lease(&plan.key, &plan.runtime, asked + core.engine.queue_timeout).await {
+        Ok(lease) => lease,
+        Err(pool::Error::Preparation(why)) => return dismiss(core, &row, &why).await,
+        Err(pool::Error::Full | pool::Error::TimedOut | pool::Error::Closed) => return later,
+    };
+    core.observe_lease(lease.start(), asked.elapsed());
+    let claim = Claim {
+        id: row.id.clone(),
+        epoch_from: row.epoch,
+        engine: core.id.clone(),
+        worker: lease.worker().name.clone(),
+    };
+    let epoch = match core.recorder.claim(claim).await {
+        Ok(Some(epoch)) => epoch,
+        Ok(None) => return Claimed::Done,
+        Err(error) => {
+            tracing::warn!(execution.id = %row.id, error = %Chain(&error), "an execution could not be claimed");
+            return later;
+        }
+    };
+    let attempt = Attempt { execution: row.id.to_string(), epoch };
+    let worker = lease.worker().clone();
+    let outcome = match run_on(core, lease, &plan, attempt.clone(), &row).await {
+        Ran::Ended(outcome) => {
+            core.observe_end(&plan.runtime, &outcome);
+            if finish(core, &row.id, epoch, outcome).await {
+                worker.settle([attempt]);
+            }
+            return Claimed::Done;
+        }
+        Ran::Lost(why) => Outcome::error(Reason::WorkerLost, &why),
+        Ran::NotStarted(_) if tries + 1 < TRIES => {
+            put_back(core, &row.id, epoch).await;
+            return Claimed::Later { turned_down: true };
+        }
+        Ran::NotStarted(why) | Ran::Refused(why) => Outcome::error(Reason::Preparation, &why),
+    };
+    core.observe_end(&plan.runtime, &outcome);
+    finish(core, &row.id, epoch, outcome).await;
+    Claimed::Done
+}
+
+/// `None` where the function, or its version, is gone.
+async fn plan_of(core: &Core, row: &execution::Model) -> Result<Option<Plan>> {
+    let Some(function) = function_of(core, &row.function_id).await? else { return Ok(None) };
+    let target = Target { function, version: row.function_version };
+    match Plan::of(core, &target).await {
+        Ok(plan) => Ok(Some(plan)),
+        Err(Error::NotFound { .. } | Error::NotSupported(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn function_of(core: &Core, id: &FunctionId) -> Result<Option<crate::model::function::Model>> {
+    Ok(db::functions::find(core.db.reader(), id, &Scope::All).await?)
+}
+
+async fn dismiss(core: &Core, row: &execution::Model, why: &str) -> Claimed {
+    match core.recorder.dismiss(row.id.clone(), Outcome::error(Reason::Preparation, why)).await {
+        Ok(_) => Claimed::Done,
+        Err(error) => {
+            tracing::warn!(execution.id = %row.id, error = %Chain(&error), "an end could not be written yet");
+            Claimed::Later { turned_down: false }
+        }
+    }
+}
+
+/// Writes the end of an asynchronous execution, however long the database is away; `false` where
+/// the engine ends first. The worker keeps the outcome until then, for the next engine.
+pub(super) async fn finish(core: &Core, id: &ExecutionId, epoch: i64, outcome: Outcome) -> bool {
+    surely(core, id, || core.recorder.finish(id.clone(), epoch, outcome.clone())).await
+}
+
+/// Makes an execution pending again that no worker has started.
+pub(super) async fn put_back(core: &Core, id: &ExecutionId, epoch: i64) -> bool {
+    let put_back = || async { Ok(db::executions::put_back(&core.db.writer(), id, epoch).await?) };
+    let done = surely(core, id, put_back).await;
+    core.queue.notify_one();
+    done
+}
+
+async fn surely<F: Future<Output = Result<bool>>>(
+    core: &Core,
+    id: &ExecutionId,
+    mut write: impl FnMut() -> F,
+) -> bool {
+    loop {
+        match write().await {
+            Ok(true) => return true,
+            Ok(false) => {
+                tracing::debug!(execution.id = %id, "an execution was taken over, ended or deleted by others");
+                return true;
+            }
+            Err(error) => {
+                tracing::error!(execution.id = %id, error = %Chain(&error), "an execution could not be written");
+            }
+        }
+        tokio::select! {
+            () = core.letting_go.cancelled() => return false,
+            () = sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// How an attempt went.
+#[derive(Debug)]
+enum Ran {
+    Ended(Outcome),
+    /// It may have run, and nobody will know how it ended.
+    Lost(String),
+    /// It has not run and will not: another worker may.
+    NotStarted(String),
+    /// It has not run, and no worker would run it.
+    Refused(String),
+}
+
+/// Runs one attempt on a worker. The slot is free again when this returns.
+async fn run_on(core: &Core, lease: Lease, plan: &Plan, attempt: Attempt, row: &execution::Model) -> Ran {
+    let worker = lease.worker();
+    let Some(supervisor) = worker.supervisor() else {
+        return Ran::NotStarted("The worker has no supervisor.".to_owned());
+    };
+    let Ok(input) = RawValue::from_string(row.input.clone().unwrap_or_else(|| "null".to_owned())) else {
+        return Ran::Refused("The input is no JSON.".to_owned());
+    };
+    let settled = worker.take_settled();
+    let execute = Execute {
+        attempt: attempt.clone(),
+        entry: plan.entry.clone(),
+        input,
+        limits: plan.limits,
+        fresh: false,
+        request_id: row.request_id.clone(),
+        acknowledge: settled.clone(),
+    };
+    let deadline = Instant::now() + plan.timeout() + GRACE;
+    let answer = supervisor.execute(&execute, deadline).await;
+    if answer.is_err() {
+        worker.settle(settled);
+    }
+    let answer = match answer {
+        Err(supervisor::Error::Gone(source)) => {
+            tracing::warn!(worker.id = %worker.name, error = %source, "the connection to a worker was lost");
+            ask_again(supervisor, &attempt, deadline).await
+        }
+        answer => answer,
+    };
+    match answer {
+        Ok(outcome) => {
+            core.observe_run(Duration::from_secs_f64(outcome.duration_ms.max(0.0) / 1000.0));
+            Ran::Ended(outcome_of(outcome, lease.start(), plan.limits.timeout_ms))
+        }
+        Err(supervisor::Error::Refused(refusal)) => match refusal.kind {
+            RefusalKind::Malformed => Ran::Refused(refusal.reason),
+            RefusalKind::NoSlot | RefusalKind::Fenced | RefusalKind::Unknown => {
+                Ran::NotStarted(refusal.reason)
+            }
+            RefusalKind::NotLoaded | RefusalKind::Failed | RefusalKind::Loaded | RefusalKind::BadPackage => {
+                tracing::warn!(worker.id = %worker.name, why = refusal.reason, "a worker cannot run what it holds");
+                lease.drain();
+                Ran::NotStarted(refusal.reason)
+            }
+        },
+        Err(error) => {
+            tracing::warn!(worker.id = %worker.name, error = %Chain(&error), "a worker is lost");
+            lease.lost();
+            Ran::Lost(format!("{error}"))
+        }
+    }
+}
+
+/// Asks for an attempt whose answer did not come. The fence comes first: what is still on its way
+/// to the worker will not start any more, so what it does not know it never ran.
+async fn ask_again(
+    supervisor: &Supervisor,
+    attempt: &Attempt,
+    deadline: Instant,
+) -> Result<protocol::worker::Outcome, supervisor::Error> {
+    let fence = Attempt { epoch: attempt.epoch + 1, ..attempt.clone() };
+    supervisor.fence(&fence, Instant::now() + ANSWER).await?;
+    supervisor.outcome(attempt, deadline).await
+}
+
+/// How a worker's outcome is stored and shown.
+pub(super) fn outcome_of(outcome: protocol::worker::Outcome, start: Start, timeout_ms: u64) -> Outcome {
+    let took = outcome.duration_ms;
+    let failed = |reason, text: &str, detail: Option<&str>| Outcome::failed(reason, Some(text), detail, took);
+    let mapped = match &outcome.end {
+        End::Returned => Outcome::returned(outcome.output.as_deref(), took),
+        End::Raised { message } => failed(Reason::Raised, message, None),
+        End::BadResult { reason } => failed(Reason::BadResult, reason, None),
+        End::TimedOut => {
+            // Clients read from it that the function had all of its time.
+            let took = took.max(timeout_ms as f64);
+            Outcome::failed(Reason::Timeout, Some("Function execution timeout."), None, took)
+        }
+        End::OutOfMemory => failed(Reason::OutOfMemory, TOO_MUCH, None),
+        End::Exhausted { message } => failed(Reason::Exhausted, TOO_MUCH, Some(message)),
+        End::Exited { code: 0 } => Outcome::failed(Reason::Exit, None, None, took),
+        End::Exited { code } => {
+            failed(Reason::Exit, TOO_MUCH, Some(&format!("the process ended with code {code}")))
+        }
+        End::Signalled { signal } => {
+            failed(Reason::Signal, TOO_MUCH, Some(&format!("the process was ended by signal {signal}")))
+        }
+        End::Misbehaved { reason } => {
+            failed(Reason::Misbehaved, "Function interfered with its runtime.", Some(reason))
+        }
+        End::Cancelled => failed(Reason::Cancelled, "Function execution cancelled.", None),
+    };
+    Outcome { log: outcome.log, log_truncated: outcome.log_truncated, start: Some(start), ..mapped }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn shown(end: End, output: Option<&str>) -> (ExecutionStatus, Value) {
+        let outcome = protocol::worker::Outcome {
+            attempt: Attempt { execution: "e".to_owned(), epoch: 1 },
+            end,
+            output: output.map(|json| RawValue::from_string(json.to_owned()).unwrap()),
+            duration_ms: 4999.6,
+            log: "log".to_owned(),
+            log_truncated: true,
+            reused: false,
+        };
+        let outcome = outcome_of(outcome, Start::Warm, 5000);
+        assert_eq!((outcome.log.as_str(), outcome.log_truncated), ("log", true));
+        assert_eq!(outcome.start, Some(Start::Warm));
+        (outcome.status, serde_json::from_str(&outcome.result).unwrap())
+    }
+
+    #[test]
+    fn every_end_has_the_text_that_clients_know() {
+        use ExecutionStatus::{Cancelled, Failed, Success};
+        let message = "no".to_owned();
+        let reason = "a set is no JSON".to_owned();
+        let cases = [
+            (End::Returned, Success, json!({"a": 1})),
+            (End::Raised { message: message.clone() }, Failed, json!("no")),
+            (End::BadResult { reason: reason.clone() }, Failed, json!(reason)),
+            (End::TimedOut, Failed, json!("Function execution timeout.")),
+            (End::OutOfMemory, Failed, json!(TOO_MUCH)),
+            (End::Exhausted { message }, Failed, json!(TOO_MUCH)),
+            (End::Exited { code: 0 }, Failed, Value::Null),
+            (End::Exited { code: 3 }, Failed, json!(TOO_MUCH)),
+            (End::Signalled { signal: 9 }, Failed, json!(TOO_MUCH)),
+            (End::Misbehaved { reason }, Failed, json!("Function interfered with its runtime.")),
+            (End::Cancelled, Cancelled, json!("Function execution cancelled.")),
+        ];
+        for (end, status, output) in cases {
+            let (found, result) = shown(end.clone(), Some(r#"{"a":1}"#));
+            assert_eq!((found, &result["output"]), (status, &output), "{end:?}");
+            assert_eq!(result["duration"], json!(5.0), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_function_that_returns_nothing_succeeds_with_null() {
+        let (status, result) = shown(End::Returned, None);
+        assert_eq!((status, result), (ExecutionStatus::Success, json!({"output": null, "duration": 5.0})));
+    }
+}

@@ -1,0 +1,47 @@
+//! An engine for tests that need no containers.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::Core;
+use super::gateway::Gateway;
+use crate::config::Config;
+use crate::db::Db;
+use crate::model::WorkerName;
+use crate::orchestrator::{Error, ObservedWorker, Orchestrator, RuntimeImage, StartedWorker, WorkerSpec};
+use crate::storage::PackageStore;
+use crate::telemetry::Metrics;
+
+/// An engine that answers, and has no worker and no loop.
+pub(crate) fn without_workers(config: &Config, db: Db, store: Arc<dyn PackageStore>) -> Gateway {
+    let (core, _) = Core::new(config, db, store, Arc::new(NoContainers), Metrics::new());
+    Gateway::new(core)
+}
+
+/// A machine without images on which nothing can be started.
+#[derive(Debug)]
+struct NoContainers;
+
+#[async_trait]
+impl Orchestrator for NoContainers {
+    async fn start(&self, _: &WorkerSpec) -> Result<StartedWorker, Error> {
+        Err(Error::Unavailable("there is none".into()))
+    }
+
+    async fn stop(&self, _: &WorkerName) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<ObservedWorker>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn inspect_image(&self, reference: &str) -> Result<RuntimeImage, Error> {
+        Err(Error::ImageNotFound { reference: reference.to_owned() })
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! Wiring: builds the state, starts listeners and loops, drains when it is told to stop.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use actix_web::middleware::from_fn;
+use actix_web::{App as HttpApp, HttpResponse, HttpServer, web};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::{self, App};
+use crate::config::Config;
+use crate::db::Db;
+use crate::engine::{self, Engine, NodeLock};
+use crate::orchestrator;
+use crate::storage::LocalStore;
+use crate::telemetry::{Chain, Metrics};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the database cannot be used")]
+    Database(#[from] crate::db::Error),
+    #[error("Docker cannot be used")]
+    Docker(#[from] orchestrator::Error),
+    #[error("the package store cannot be used")]
+    Storage(#[from] crate::storage::Error),
+    #[error("this machine is taken")]
+    Lock(#[from] engine::LockError),
+    #[error("the engine cannot start")]
+    Engine(#[from] engine::StartError),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the HTTP server failed")]
+    Http(#[source] std::io::Error),
+    #[error("signals cannot be handled")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs every service in this process until SIGTERM or SIGINT.
+///
+/// The end is in good order: no request is accepted any more, those under way are answered, what the
+/// engine runs comes to its end or is left to the next start, and the database is closed last.
+pub async fn serve(config: Config) -> Result<(), Error> {
+    let metrics = Metrics::new();
+    let db = Db::connect(&config.database).await?;
+    // Expand-only migrations may be applied under a running service; on SQLite there is no other.
+    db.migrate().await?;
+    let store =
+        Arc::new(LocalStore::open(&config.storage.file_system_dir, config.storage.max_package_bytes).await?);
+    // Before anything on this machine is touched that another engine of the deployment may own.
+    let lock = NodeLock::acquire(&config.docker)?;
+    let containers = orchestrator::connect(&config.docker, metrics.docker_calls.clone()).await?;
+    let mut stop = Stop::listen().map_err(Error::Signals)?;
+
+    let (gateway, engine) =
+        Engine::start(&config, lock, db.clone(), store.clone(), containers, metrics.clone()).await?;
+    let app = web::Data::new(App::new(&config, db.clone(), store, gateway));
+    let (server, address) = match http_server(&config, app, metrics, db.clone()) {
+        Ok(bound) => bound,
+        Err(error) => {
+            engine.shutdown(config.api.shutdown_timeout).await;
+            return Err(error);
+        }
+    };
+    let handle = server.handle();
+    let serving = tokio::spawn(server);
+    announce(&address);
+
+    let stopped = tokio::select! {
+        () = stop.wait() => Ok(()),
+        ended = serving => ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
+    };
+    tracing::info!("stopping: no more requests are accepted");
+    // Answers what it has before it returns, within its shutdown timeout.
+    handle.stop(true).await;
+    engine.shutdown(config.api.shutdown_timeout).await;
+    if let Err(error) = db.close().await {
+        tracing::warn!(error = %Chain(&error), "the database was not closed cleanly");
+    }
+    tracing::info!("stopped");
+    stopped.map_err(Error::Http)
+}
+
+fn http_server(
+    config: &Config,
+    app: web::Data<App>,
+    metrics: Metrics,
+    db: Db,
+) -> Result<(actix_web::dev::Server, String), Error> {
+    let server = HttpServer::new(move || {
+        let (metrics, db) = (metrics.clone(), db.clone());
+        HttpApp::new()
+            .app_data(app.clone())
+            .wrap(from_fn(api::middleware::edge))
+            .route(
+                "/metrics",
+                web::get().to(move || {
+                    metrics.commits_so_far(db.commits());
+                    let text = metrics.render();
+                    async move { HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text) }
+                }),
+            )
+            .configure(api::routes)
+    })
+    .disable_signals()
+    .shutdown_timeout(config.api.shutdown_timeout.as_secs());
+    let wanted = (config.api.host, config.api.port);
+    let listen = |source| Error::Listen { address: format!("{}:{}", wanted.0, wanted.1), source };
+    let server = server.bind(wanted).map_err(listen)?;
+    let address = server.addrs().first().map_or_else(String::new, |address| format!("http://{address}"));
+    Ok((server.run(), address))
+}
+
+/// Says on stdout where the service listens: with port 0 there is no other way to know.
+fn announce(address: &str) {
+    let mut stdout = std::io::stdout().lock();
+    // A closed stdout is no reason not to serve.
+    let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
+    tracing::info!(address, "listening");
+}
+
+/// The signals that end a service.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

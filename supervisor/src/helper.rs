@@ -1,0 +1,223 @@
+//! This program again, for one task under another user id.
+//!
+//! The supervisor is root without the rights that make root all-powerful: it cannot enter a slot's
+//! directories or remove its files. A helper that has *become* the slot's user can, and signals
+//! nobody else's processes, on any kernel.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protocol::archive::{Entry, Limits, Rules, Target};
+use protocol::worker::{PACKAGE_DIR, SUPERVISOR};
+
+use crate::process::{Exit, Exited, Reaper, exit};
+
+const KILL: &str = "--kill";
+const CLEAN: &str = "--clean";
+const UNPACK: &str = "--unpack";
+
+/// Processor seconds that unpacking may take.
+const UNPACK_CPU_SECONDS: u64 = 120;
+/// Directories that every slot may write to.
+const SHARED: [&str; 2] = ["/tmp", "/dev/shm"];
+
+/// Exit code of an unpacking that found the package unusable; the reason is on its output.
+const UNUSABLE: u8 = 3;
+
+/// Does a helper's task, if the arguments name one.
+pub fn run(arguments: &[String]) -> Option<ExitCode> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Some(match arguments.as_slice() {
+        [KILL] => kill_own(),
+        [CLEAN, scratch] => clean(Path::new(scratch)),
+        [UNPACK, limits] => unpack(limits),
+        _ => return None,
+    })
+}
+
+/// Signals every process of the user `uid`: children, daemons, whatever group they are in.
+///
+/// The kernel walks its process table under a lock that also guards against a process appearing
+/// unsignalled, so that a fork bomb does not outrun this.
+pub async fn kill_user(reaper: &Reaper, uid: u32) -> io::Result<()> {
+    let mut command = Command::new(SUPERVISOR);
+    command.arg(KILL);
+    wait(reaper, spawn(command, uid)?).await
+}
+
+/// Removes what the user `uid` left in `scratch` and in the directories all slots share.
+pub async fn clean_user(reaper: &Reaper, uid: u32, scratch: &Path) -> io::Result<()> {
+    let mut command = Command::new(SUPERVISOR);
+    command.arg(CLEAN).arg(scratch);
+    wait(reaper, spawn(command, uid)?).await
+}
+
+/// Unpacks `package` as the user `uid`. The inner error says why the package is unusable.
+pub async fn unpack_as(
+    reaper: &Reaper,
+    uid: u32,
+    package: fs::File,
+    limits: Limits,
+) -> io::Result<Result<(), String>> {
+    let limits = serde_json::to_string(&limits).expect("limits are numbers");
+    let (mut reasons, reasons_end) = io::pipe()?;
+    let mut command = Command::new(SUPERVISOR);
+    command.arg(UNPACK).arg(limits).stdin(package).stdout(reasons_end);
+    let ended = spawn(command, uid)?.await_exit(reaper).await;
+    let mut reason = String::new();
+    // A pipe holds more than the one sentence that is written, so nobody waits on nobody here.
+    reasons.read_to_string(&mut reason)?;
+    Ok(match ended {
+        Exit::Code(0) => Ok(()),
+        Exit::Code(code) if code == i32::from(UNUSABLE) => Err(reason),
+        other => return Err(io::Error::other(format!("unpacking ended with {other:?} {reason}"))),
+    })
+}
+
+struct Spawned {
+    pid: i32,
+}
+
+impl Spawned {
+    async fn await_exit(self, reaper: &Reaper) -> Exit {
+        let mut exited: Exited = reaper.watch(self.pid);
+        exit(&mut exited).await
+    }
+}
+
+fn spawn(mut command: Command, uid: u32) -> io::Result<Spawned> {
+    // `uid` on a command of root's also gives up root's groups; capabilities go with the id.
+    let child = command.env_clear().uid(uid).gid(uid).stderr(Stdio::null()).spawn()?;
+    Ok(Spawned { pid: i32::try_from(child.id()).map_err(io::Error::other)? })
+}
+
+async fn wait(reaper: &Reaper, spawned: Spawned) -> io::Result<()> {
+    match spawned.await_exit(reaper).await {
+        Exit::Code(0) => Ok(()),
+        other => Err(io::Error::other(format!("a helper ended with {other:?}"))),
+    }
+}
+
+fn kill_own() -> ExitCode {
+    // Everyone but this process. Failure means that there was nobody to signal.
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    ExitCode::SUCCESS
+}
+
+fn clean(scratch: &Path) -> ExitCode {
+    let own = nix::unistd::getuid().as_raw();
+    let emptied = empty(scratch);
+    for shared in SHARED {
+        let Ok(entries) = fs::read_dir(shared) else { continue };
+        for entry in entries.flatten() {
+            if entry.metadata().is_ok_and(|metadata| metadata.uid() == own) {
+                remove(&entry.path());
+            }
+        }
+    }
+    if emptied { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn empty(directory: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else { return false };
+    for entry in entries.flatten() {
+        remove(&entry.path());
+    }
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Removes a file or a tree, also one whose directories were made unreadable.
+fn remove(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(metadata) = fs::symlink_metadata(path) else { return };
+    if !metadata.is_dir() {
+        let _ = fs::remove_file(path);
+        return;
+    }
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    // `remove_dir_all` does not follow links, and does not change modes: hence the walk on failure.
+    if fs::remove_dir_all(path).is_err() {
+        empty(path);
+        let _ = fs::remove_dir(path);
+    }
+}
+
+fn unpack(limits: &str) -> ExitCode {
+    let Ok(limits) = serde_json::from_str::<Limits>(limits) else { return ExitCode::FAILURE };
+    let bounded = setrlimit(Resource::RLIMIT_CPU, UNPACK_CPU_SECONDS, UNPACK_CPU_SECONDS)
+        .and_then(|()| {
+            setrlimit(Resource::RLIMIT_FSIZE, limits.max_expanded_bytes, limits.max_expanded_bytes)
+        })
+        .and_then(|()| setrlimit(Resource::RLIMIT_NPROC, 1, 1));
+    if bounded.is_err() {
+        return ExitCode::FAILURE;
+    }
+    match extract(limits) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            let _ = io::stdout().write_all(reason.as_bytes());
+            ExitCode::from(UNUSABLE)
+        }
+    }
+}
+
+fn extract(limits: Limits) -> Result<(), String> {
+    let package = stdin_file().map_err(|error| error.to_string())?;
+    let mut archive = zip::ZipArchive::new(io::BufReader::new(package))
+        .map_err(|error| format!("it is no zip: {error}"))?;
+    let mut rules = Rules::new(limits);
+    let root = Path::new(PACKAGE_DIR);
+    let mut left = limits.max_expanded_bytes;
+    for index in 0..archive.len() {
+        let mut file = archive.by_index(index).map_err(|error| format!("entry {index}: {error}"))?;
+        let name = file.name().to_owned();
+        let mode = file.unix_mode();
+        let target = rules.admit(&Entry {
+            name: &name,
+            packed: file.compressed_size(),
+            expanded: file.size(),
+            mode,
+            encrypted: file.encrypted(),
+        })?;
+        let at = |error: io::Error| format!("'{name}': {error}");
+        match target {
+            Target::Directory(path) => make_directory(&root.join(path)).map_err(at)?,
+            Target::File(path) => {
+                let path = root.join(path);
+                if let Some(parent) = path.parent() {
+                    make_directory(parent).map_err(at)?;
+                }
+                let executable = mode.is_some_and(|mode| mode & 0o111 != 0);
+                let mut to = fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(if executable { 0o755 } else { 0o644 })
+                    .open(&path)
+                    .map_err(at)?;
+                // What the directory claims need not be true: what comes out is counted.
+                let written = io::copy(&mut (&mut file).take(left + 1), &mut to).map_err(at)?;
+                left = left
+                    .checked_sub(written)
+                    .ok_or_else(|| format!("it expands to more than {} bytes", limits.max_expanded_bytes))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The package: it was opened for this process, which could not open it itself.
+fn stdin_file() -> io::Result<fs::File> {
+    use std::os::fd::AsFd;
+    Ok(fs::File::from(io::stdin().as_fd().try_clone_to_owned()?))
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}

@@ -1,0 +1,553 @@
+//! The worker: its package, its slots, the executions that run and the outcomes nobody has
+//! acknowledged yet.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use protocol::shim::{FromParent, FromSlot, MAX_FRAME, ToSlot};
+use protocol::worker::{
+    Attempt, CGROUP_DIR, End, Execute, ExecutionLimits, Load, Outcome, PACKAGE_DIR, PARENT_UID, Refusal,
+    RefusalKind, Settings, State, UNPACK_UID,
+};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::cgroup::{Group, Limits};
+use crate::frame::{self, Reader};
+use crate::helper;
+use crate::log::{self, Log, Taken};
+use crate::parent::{Messages, Parent};
+use crate::process::{Exit, Exited, Reaper, exit};
+use crate::slot::{Place, Process};
+
+/// How long an execution waits for its slot to be made.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a process whose channel has closed may take to end.
+const END_TIMEOUT: Duration = Duration::from_millis(250);
+/// Bytes of outcomes that are kept for an engine that does not acknowledge them.
+const MAX_KEPT_BYTES: usize = 128 << 20;
+/// Pause before a slot is made again that could not be made.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+pub struct Worker {
+    settings: Settings,
+    reaper: Reaper,
+    parent: Parent,
+    loaded: RefCell<Loading>,
+    /// Slots that wait for an execution; the last one used is on top.
+    free: RefCell<Vec<Slot>>,
+    freed: Notify,
+    /// Executions that were let in and have not ended.
+    taken: Cell<u32>,
+    attempts: RefCell<HashMap<Attempt, Entry>>,
+    /// The lowest epoch that may run, of executions that were taken over.
+    fences: RefCell<HashMap<String, i64>>,
+    kept_bytes: Cell<usize>,
+    retired: RefCell<BTreeMap<String, u64>>,
+    nonce: Cell<u64>,
+}
+
+enum Loading {
+    Empty,
+    Underway,
+    Loaded(Load),
+}
+
+struct Slot {
+    place: Place,
+    process: Process,
+}
+
+/// One attempt that this worker has heard of.
+struct Entry {
+    ended: watch::Receiver<Option<Rc<Outcome>>>,
+    cancel: Rc<Notify>,
+}
+
+pub type Result<T> = std::result::Result<T, Refusal>;
+
+fn refuse<T>(kind: RefusalKind, reason: impl Into<String>) -> Result<T> {
+    Err(Refusal { kind, reason: reason.into() })
+}
+
+impl Worker {
+    /// Starts the parent interpreter and a process for each slot.
+    pub async fn start(settings: Settings, shim: &[String]) -> std::result::Result<Rc<Self>, String> {
+        if settings.slots == 0 || settings.slots > PARENT_UID {
+            return Err(format!("a worker has 1 to {PARENT_UID} slots, not {}", settings.slots));
+        }
+        let reaper = Reaper::start()?;
+        let (parent, messages) = Parent::start(&reaper, shim, settings.uid_base + PARENT_UID).await?;
+        let worker = Rc::new(Self {
+            reaper,
+            parent,
+            loaded: RefCell::new(Loading::Empty),
+            free: RefCell::default(),
+            freed: Notify::new(),
+            taken: Cell::new(0),
+            attempts: RefCell::default(),
+            fences: RefCell::default(),
+            kept_bytes: Cell::new(0),
+            retired: RefCell::default(),
+            nonce: Cell::new(seed()),
+            settings,
+        });
+        for number in 0..worker.settings.slots {
+            let group = Group::create(
+                worker.settings.cgroup,
+                Path::new(CGROUP_DIR),
+                number,
+                worker.settings.max_processes,
+            )
+            .map_err(|error| format!("the control group of slot {number}: {error}"))?;
+            let place = Place { number, uid: worker.settings.uid_base + number, group };
+            let process = place.start(&worker.reaper, &worker.parent).await?;
+            worker.free.borrow_mut().push(Slot { place, process });
+        }
+        tokio::task::spawn_local(follow_parent(messages));
+        Ok(worker)
+    }
+
+    /// Ends with the parent interpreter, without which no slot can be made.
+    pub fn parent_exited(&self) -> Exited {
+        self.parent.exited.clone()
+    }
+
+    pub fn state(&self) -> State {
+        let attempts = self.attempts.borrow();
+        let (ended, running): (Vec<_>, Vec<_>) =
+            attempts.iter().partition(|(_, entry)| entry.ended.borrow().is_some());
+        let names =
+            |entries: Vec<(&Attempt, &Entry)>| entries.into_iter().map(|(name, _)| name.clone()).collect();
+        State {
+            protocol: protocol::VERSION,
+            worker: self.settings.worker.clone(),
+            slots: self.settings.slots,
+            loaded: match &*self.loaded.borrow() {
+                Loading::Loaded(load) => Some(load.clone()),
+                Loading::Empty | Loading::Underway => None,
+            },
+            running: names(running),
+            ended: names(ended),
+            parent_private_bytes: self.parent.private_bytes,
+            retired: self.retired.borrow().clone(),
+        }
+    }
+
+    /// Claims the right to load, once.
+    pub fn begin_load(&self) -> Result<()> {
+        let mut loaded = self.loaded.borrow_mut();
+        match *loaded {
+            Loading::Empty => {
+                *loaded = Loading::Underway;
+                Ok(())
+            }
+            Loading::Underway | Loading::Loaded(_) => {
+                refuse(RefusalKind::Loaded, "this worker has a package, and keeps it for its whole life")
+            }
+        }
+    }
+
+    /// Unpacks the package. A worker whose package is unusable stays without one for good: something
+    /// of it may have been written.
+    pub async fn finish_load(&self, load: Load, package: fs::File) -> Result<()> {
+        let uid = self.settings.uid_base + UNPACK_UID;
+        match helper::unpack_as(&self.reaper, uid, package, load.limits).await {
+            Ok(Ok(())) => {
+                *self.loaded.borrow_mut() = Loading::Loaded(load);
+                Ok(())
+            }
+            Ok(Err(reason)) => refuse(RefusalKind::BadPackage, reason),
+            Err(error) => refuse(RefusalKind::Failed, format!("the package was not unpacked: {error}")),
+        }
+    }
+
+    pub fn fence(&self, attempt: Attempt) {
+        let mut fences = self.fences.borrow_mut();
+        let lowest = fences.entry(attempt.execution).or_insert(attempt.epoch);
+        *lowest = (*lowest).max(attempt.epoch);
+    }
+
+    pub fn acknowledge(&self, attempts: &[Attempt]) {
+        let mut entries = self.attempts.borrow_mut();
+        for attempt in attempts {
+            let kept = entries.get(attempt).and_then(|entry| entry.ended.borrow().as_ref().map(size));
+            // One that still runs cannot have been stored by anyone.
+            if let Some(size) = kept {
+                entries.remove(attempt);
+                self.kept_bytes.set(self.kept_bytes.get().saturating_sub(size));
+            }
+        }
+    }
+
+    /// The outcome of an attempt, once it has ended.
+    pub async fn outcome(&self, attempt: &Attempt) -> Result<Rc<Outcome>> {
+        let Some(mut ended) = self.attempts.borrow().get(attempt).map(|entry| entry.ended.clone()) else {
+            return refuse(RefusalKind::Unknown, "this worker knows no such attempt");
+        };
+        let outcome = ended.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        outcome.ok_or_else(|| Refusal {
+            kind: RefusalKind::Failed,
+            reason: "the attempt was given up before it started".to_owned(),
+        })
+    }
+
+    /// Kills a running execution.
+    pub fn cancel(&self, attempt: &Attempt) -> Result<()> {
+        match self.attempts.borrow().get(attempt) {
+            Some(entry) if entry.ended.borrow().is_none() => {
+                entry.cancel.notify_one();
+                Ok(())
+            }
+            _ => refuse(RefusalKind::Unknown, "no such execution runs here"),
+        }
+    }
+
+    /// Runs an execution to its end, also when whoever asked has gone.
+    pub async fn execute(self: &Rc<Self>, request: Execute) -> Result<Rc<Outcome>> {
+        self.acknowledge(&request.acknowledge);
+        if !matches!(*self.loaded.borrow(), Loading::Loaded(_)) {
+            return refuse(RefusalKind::NotLoaded, "this worker has no package yet");
+        }
+        self.check_attempt(&request.attempt)?;
+        if self.kept_bytes.get() > MAX_KEPT_BYTES {
+            return refuse(RefusalKind::Failed, "too many outcomes wait for their acknowledgement");
+        }
+        if self.taken.get() == self.settings.slots {
+            return refuse(RefusalKind::NoSlot, format!("all {} slots are taken", self.settings.slots));
+        }
+        self.taken.set(self.taken.get() + 1);
+        let attempt = request.attempt.clone();
+        let (report, ended) = watch::channel(None);
+        let cancel = Rc::new(Notify::new());
+        let entry = Entry { ended, cancel: cancel.clone() };
+        self.attempts.borrow_mut().insert(attempt.clone(), entry);
+        let worker = self.clone();
+        let task = tokio::task::spawn_local(async move { worker.run(request, &cancel, report).await });
+        match task.await {
+            Ok(Ok(())) => self.outcome(&attempt).await,
+            Ok(Err(refusal)) => Err(refusal),
+            Err(error) => refuse(RefusalKind::Failed, format!("the execution's task ended: {error}")),
+        }
+    }
+
+    fn check_attempt(&self, attempt: &Attempt) -> Result<()> {
+        if self.fences.borrow().get(&attempt.execution).is_some_and(|lowest| attempt.epoch < *lowest) {
+            return refuse(RefusalKind::Fenced, "a later attempt has taken this execution over");
+        }
+        if self.attempts.borrow().contains_key(attempt) {
+            return refuse(RefusalKind::Fenced, "this attempt is known already");
+        }
+        Ok(())
+    }
+
+    /// Takes a slot, runs, reports, and only then sees to the slot.
+    async fn run(
+        self: &Rc<Self>,
+        request: Execute,
+        cancel: &Notify,
+        report: watch::Sender<Option<Rc<Outcome>>>,
+    ) -> Result<()> {
+        let slot = match self.take_slot(request.fresh, request.limits).await {
+            Ok(slot) => slot,
+            Err(refusal) => {
+                self.attempts.borrow_mut().remove(&request.attempt);
+                self.taken.set(self.taken.get() - 1);
+                return Err(refusal);
+            }
+        };
+        let Slot { mut place, mut process } = slot;
+        let ran = self.run_in(&mut place, &mut process, &request, cancel).await;
+        let outcome = Rc::new(ran.outcome);
+        self.kept_bytes.set(self.kept_bytes.get() + size(&outcome));
+        // Whoever hears of the end may ask for another, which then waits until the slot is ready.
+        self.taken.set(self.taken.get() - 1);
+        report.send_replace(Some(outcome));
+        // The answer is on its way; from here on it is about the next execution.
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            let fate = match ran.retire {
+                Some(reason) => Err(reason),
+                None => process.inspect(
+                    &place.group,
+                    worker.settings.memory_mark,
+                    worker.settings.max_executions_per_slot,
+                ),
+            };
+            let process = match fate {
+                Ok(()) => process,
+                Err(reason) => worker.replace(&mut place, process, reason).await,
+            };
+            worker.free.borrow_mut().push(Slot { place, process });
+            worker.freed.notify_one();
+        });
+        Ok(())
+    }
+
+    /// A slot under the limits of this execution.
+    async fn take_slot(&self, fresh: bool, limits: ExecutionLimits) -> Result<Slot> {
+        let deadline = Instant::now() + SLOT_TIMEOUT;
+        let mut slot = loop {
+            if let Some(slot) = self.free.borrow_mut().pop() {
+                break slot;
+            }
+            // One is being made: no more executions were let in than there are slots.
+            if tokio::time::timeout_at(deadline, self.freed.notified()).await.is_err() {
+                return refuse(RefusalKind::Failed, "no slot could be made in time");
+            }
+        };
+        let stale = fresh && slot.process.runs > 0;
+        if stale || slot.process.exited.borrow().is_some() || frame::has_unsolicited(&slot.process.channel) {
+            let reason = if stale { "fresh" } else { "ended" };
+            slot.process = self.replace(&mut slot.place, slot.process, reason).await;
+        }
+        let allowed = Limits {
+            // A slot copies pages of its parent when it writes to them, and may keep some of its own
+            // from one execution to the next: neither is what this execution asked for.
+            memory_bytes: limits.memory_bytes
+                + self.parent.private_bytes
+                + slot.process.rest.retained_bytes.next_multiple_of(1 << 20),
+            cpu_millis: limits.cpu_millis,
+        };
+        if let Err(error) = slot.place.group.apply(allowed) {
+            // Never without limits.
+            self.free.borrow_mut().push(slot);
+            self.freed.notify_one();
+            return refuse(RefusalKind::Failed, format!("the limits could not be set: {error}"));
+        }
+        Ok(slot)
+    }
+
+    /// Kills what is left of a slot and makes it again, however long that takes.
+    async fn replace(&self, place: &mut Place, process: Process, reason: &'static str) -> Process {
+        *self.retired.borrow_mut().entry(reason.to_owned()).or_default() += 1;
+        drop(process);
+        loop {
+            let made = async {
+                place.kill(&self.reaper).await?;
+                place.clean(&self.reaper).await?;
+                place.start(&self.reaper, &self.parent).await
+            };
+            match made.await {
+                Ok(process) => return process,
+                Err(error) => eprintln!("slot {}: {error}", place.number),
+            }
+            if self.parent.exited.borrow().is_some() {
+                // Without its parent this worker cannot go on; the engine sees it end.
+                std::process::exit(1);
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn run_in(
+        &self,
+        place: &mut Place,
+        process: &mut Process,
+        request: &Execute,
+        cancel: &Notify,
+    ) -> Ran {
+        log::discard(&process.output);
+        let nonce = self.next_nonce();
+        let kills = place.group.oom_kills().unwrap_or(0);
+        let reused = process.runs > 0;
+        process.runs += 1;
+        let mut log = Log::new(request.limits.max_log_bytes);
+        let started = Instant::now();
+        let answer = converse(process, request, cancel, nonce, &mut log, started).await;
+        let duration = started.elapsed();
+        let (end, output, retire) = match answer {
+            Answer::Said(FromSlot::Returned { output, .. }) => (End::Returned, Some(output), None),
+            Answer::Said(FromSlot::Raised { message, .. }) => (End::Raised { message }, None, None),
+            Answer::Said(FromSlot::BadResult { reason, .. }) => (End::BadResult { reason }, None, None),
+            Answer::Said(FromSlot::Exhausted { message, .. }) => {
+                (End::Exhausted { message }, None, Some("exhausted"))
+            }
+            Answer::Said(FromSlot::Exited { code, .. }) => (End::Exited { code }, None, Some("exit")),
+            Answer::Said(FromSlot::Ready { .. } | FromSlot::Imported { .. }) => {
+                let reason = "it sent a message that answers nothing".to_owned();
+                (End::Misbehaved { reason }, None, Some("misbehaved"))
+            }
+            Answer::Misbehaved(reason) => (End::Misbehaved { reason }, None, Some("misbehaved")),
+            Answer::TimedOut => (End::TimedOut, None, Some("timeout")),
+            Answer::Cancelled => (End::Cancelled, None, Some("cancelled")),
+            Answer::Ended(Exit::Code(code)) => (End::Exited { code }, None, Some("exit")),
+            Answer::Ended(Exit::Signal(signal)) => {
+                let starved = signal == libc::SIGKILL && place.group.oom_kills().is_ok_and(|now| now > kills);
+                let end = if starved { End::OutOfMemory } else { End::Signalled { signal } };
+                (end, None, Some(if starved { "out_of_memory" } else { "signal" }))
+            }
+        };
+        if retire.is_some() {
+            // Before anyone hears of the end, so that nothing of the execution outlives it.
+            if let Err(error) = place.kill(&self.reaper).await {
+                eprintln!("{error}");
+            }
+        }
+        log.drain(&process.output);
+        let finished =
+            matches!(end, End::Returned | End::Raised { .. } | End::BadResult { .. } | End::Exhausted { .. })
+                || matches!(end, End::Exited { .. });
+        let outcome = Outcome {
+            attempt: request.attempt.clone(),
+            output,
+            duration_ms: duration.as_secs_f64() * 1000.0,
+            log_truncated: log.is_truncated(),
+            log: log.into_text(&request.attempt.execution, finished),
+            reused,
+            end,
+        };
+        Ran { outcome, retire }
+    }
+
+    fn next_nonce(&self) -> u64 {
+        // Not a secret: it tells a late answer from the one that is waited for.
+        self.nonce.set(self.nonce.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+        self.nonce.get() >> 1
+    }
+}
+
+struct Ran {
+    outcome: Outcome,
+    /// Why the slot cannot run another, where that is clear from the end.
+    retire: Option<&'static str>,
+}
+
+enum Answer {
+    Said(FromSlot),
+    Ended(Exit),
+    Misbehaved(String),
+    TimedOut,
+    Cancelled,
+}
+
+/// Sends the execution into the slot and follows it to its end, the deadline or a cancellation.
+async fn converse(
+    process: &mut Process,
+    request: &Execute,
+    cancel: &Notify,
+    nonce: u64,
+    log: &mut Log,
+    started: Instant,
+) -> Answer {
+    let run = frame::encode(&ToSlot::Run {
+        nonce,
+        execution: request.attempt.execution.clone(),
+        entry: request.entry.clone(),
+        input: request.input.clone(),
+        max_result_bytes: request.limits.max_result_bytes,
+        request_id: request.request_id.clone(),
+    });
+    let deadline = started + Duration::from_millis(request.limits.timeout_ms);
+    let most =
+        usize::try_from(request.limits.max_result_bytes).unwrap_or(usize::MAX).saturating_add(MAX_FRAME);
+    let mut reader = Reader::new(most);
+    let mut unsent: &[u8] = &run;
+    let mut listening = true;
+    loop {
+        let Process { channel, output, exited, .. } = &mut *process;
+        let (mut receive, mut send) = channel.split();
+        let step = tokio::select! {
+            biased;
+            () = cancel.notified() => return Answer::Cancelled,
+            written = send.write(unsent), if !unsent.is_empty() => Step::Written(written),
+            message = reader.step::<FromSlot>(&mut receive) => Step::Message(message),
+            _ = output.readable(), if listening => Step::Output,
+            ended = exit(exited) => Step::Ended(ended),
+            () = tokio::time::sleep_until(deadline) => return Answer::TimedOut,
+        };
+        match step {
+            Step::Written(Ok(written)) => unsent = &unsent[written..],
+            Step::Written(Err(_)) | Step::Message(Err(frame::Error::Closed)) => {
+                // Closed by its end, or by the function while it runs on.
+                return match process.end_within(END_TIMEOUT).await {
+                    Some(ended) => Answer::Ended(ended),
+                    None => Answer::Misbehaved("it closed the channel that its answer takes".to_owned()),
+                };
+            }
+            Step::Message(Err(error)) => return Answer::Misbehaved(format!("it sent {error}")),
+            Step::Message(Ok(None)) => {}
+            Step::Message(Ok(Some(FromSlot::Imported { nonce: of, resident_bytes }))) if of == nonce => {
+                process.note_import(resident_bytes);
+            }
+            Step::Message(Ok(Some(message))) => {
+                return if message_nonce(&message) == Some(nonce) && reader.is_empty() {
+                    Answer::Said(message)
+                } else {
+                    Answer::Misbehaved("it sent an answer that is not this execution's".to_owned())
+                };
+            }
+            // A pipe that nobody holds the other end of stays readable for ever.
+            Step::Output => listening = log.take(output) != Taken::End,
+            Step::Ended(ended) => {
+                // Its last words may still be in the channel.
+                let last = tokio::time::timeout(END_TIMEOUT, last_message(&mut reader, channel)).await;
+                return match last {
+                    Ok(Some(message)) if message_nonce(&message) == Some(nonce) => Answer::Said(message),
+                    _ => Answer::Ended(ended),
+                };
+            }
+        }
+    }
+}
+
+enum Step {
+    Written(std::io::Result<usize>),
+    Message(std::result::Result<Option<FromSlot>, frame::Error>),
+    Output,
+    Ended(Exit),
+}
+
+async fn last_message(reader: &mut Reader, channel: &mut tokio::net::UnixStream) -> Option<FromSlot> {
+    loop {
+        match reader.step::<FromSlot>(channel).await {
+            Ok(Some(FromSlot::Imported { .. })) | Ok(None) => {}
+            Ok(Some(message)) => return Some(message),
+            Err(_) => return None,
+        }
+    }
+}
+
+fn message_nonce(message: &FromSlot) -> Option<u64> {
+    match message {
+        FromSlot::Ready { .. } => None,
+        FromSlot::Imported { nonce, .. }
+        | FromSlot::Returned { nonce, .. }
+        | FromSlot::Raised { nonce, .. }
+        | FromSlot::BadResult { nonce, .. }
+        | FromSlot::Exhausted { nonce, .. }
+        | FromSlot::Exited { nonce, .. } => Some(*nonce),
+    }
+}
+
+/// Bytes that keeping an outcome costs.
+fn size(outcome: &Rc<Outcome>) -> usize {
+    outcome.log.len() + outcome.output.as_ref().map_or(0, |output| output.get().len()) + 256
+}
+
+fn seed() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64)
+}
+
+/// Reports forks that failed; the slot that waits for one gives up by itself.
+async fn follow_parent(mut messages: Messages) {
+    while let Ok(message) = frame::read::<FromParent>(&mut messages, MAX_FRAME).await {
+        if let FromParent::ForkFailed { slot, reason } = message {
+            eprintln!("slot {slot}: {reason}");
+        }
+    }
+}
+
+/// Where a package waits for being unpacked: on the worker's disk, readable by the supervisor alone.
+pub fn package_file() -> std::io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = Path::new(PACKAGE_DIR).with_file_name(".package");
+    let file = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
+}

@@ -1,0 +1,7 @@
+//! The service from end to end: the binary, real containers, a real database. Needs root, Docker and
+//! the runtime's image: `tox-like-scripts/functional`.
+
+mod configuration;
+mod executions;
+mod restarts;
+mod service;
