@@ -89,7 +89,7 @@ pub(super) async fn take_over(
         // Stored long ago, or by nobody's wish: the rows that wanted one were served above.
         worker.settle(ended);
         for (attempt, lease) in running {
-            core.tasks.spawn(abandon(attempt, lease));
+            core.tasks.spawn(abandon(core.clone(), attempt, lease));
         }
     }
     Ok(())
@@ -154,7 +154,12 @@ async fn collect(
     epoch: i64,
 ) {
     let supervisor = worker.supervisor().expect("it was connected when it was adopted");
-    let outcome = match supervisor.outcome(&attempt, Instant::now() + LONGEST).await {
+    let outcome = tokio::select! {
+        // The worker keeps it for the next engine.
+        () = core.letting_go.cancelled() => return,
+        outcome = supervisor.outcome(&attempt, Instant::now() + LONGEST) => outcome,
+    };
+    let outcome = match outcome {
         // How long it may have run is not known any more; its worker kept the deadline.
         Ok(outcome) => outcome_of(outcome, Start::Warm, 0),
         Err(error) => {
@@ -172,13 +177,17 @@ async fn collect(
 }
 
 /// Ends an attempt whose execution has ended already, and frees its slot.
-async fn abandon(attempt: Attempt, lease: Lease) {
+async fn abandon(core: Arc<Core>, attempt: Attempt, lease: Lease) {
     let worker = lease.worker().clone();
     let supervisor = worker.supervisor().expect("it was connected when it was adopted");
     if let Err(error) = supervisor.cancel(&attempt, Instant::now() + ANSWER).await {
         tracing::debug!(error = %Chain(&error), "an attempt ended before it could be cancelled");
     }
-    match supervisor.outcome(&attempt, Instant::now() + LONGEST).await {
+    let outcome = tokio::select! {
+        () = core.letting_go.cancelled() => return,
+        outcome = supervisor.outcome(&attempt, Instant::now() + LONGEST) => outcome,
+    };
+    match outcome {
         Ok(_) => worker.settle([attempt]),
         Err(error) => {
             tracing::warn!(worker.id = %worker.name, error = %Chain(&error), "a worker is lost");

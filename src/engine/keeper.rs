@@ -154,7 +154,9 @@ impl Keeper {
                 }
                 error => {
                     tracing::warn!(error = %Chain(&error), "a package could not be loaded");
-                    (Step::Load, format!("The package could not be loaded: {error}."))
+                    let died = matches!(error, supervisor::Error::Gone(_));
+                    let step = if died { Step::Died } else { Step::Load };
+                    (step, format!("The package could not be loaded: {error}."))
                 }
             })
         };

@@ -66,8 +66,11 @@ pub enum Order {
 pub enum Step {
     /// The container or its supervisor: the next start of this runtime may fail too.
     Start,
-    /// The package could not be fetched or sent.
+    /// The package could not be fetched or unpacked.
     Load,
+    /// The worker ended before it had the package. It may have been dead for a while, so those who
+    /// wait get another; but not for ever.
+    Died,
     /// The supervisor refused the package: it will do so again.
     Refused,
 }
@@ -375,6 +378,8 @@ fn now() -> Instant {
 /// Pause after the first of a row of failed starts, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Workers that may die under one function before its calls are told.
+const DEATHS: u32 = 3;
 /// How long a package that was refused is refused without another try.
 const REFUSAL: Duration = Duration::from_secs(10);
 /// A wait longer than this is relieved by draining a busy worker of whoever has most.

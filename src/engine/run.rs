@@ -15,7 +15,7 @@ use super::recorder::Claim;
 use super::supervisor::{self, Supervisor};
 use super::worker::FunctionKey;
 use crate::db;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Source};
 use crate::model::{
     ExecutionId, ExecutionStatus, FunctionId, Outcome, Reason, RuntimeId, Scope, Start, Timestamp, execution,
 };
@@ -342,6 +342,11 @@ async fn run_on(core: &Core, lease: Lease, plan: &Plan, attempt: Attempt, row: &
         worker.settle(settled);
     }
     let answer = match answer {
+        Err(supervisor::Error::Gone(source)) if never_reached(&source) => {
+            tracing::warn!(worker.id = %worker.name, error = %source, "a worker is gone");
+            lease.lost();
+            return Ran::NotStarted("The worker was gone.".to_owned());
+        }
         Err(supervisor::Error::Gone(source)) => {
             tracing::warn!(worker.id = %worker.name, error = %source, "the connection to a worker was lost");
             ask_again(supervisor, &attempt, deadline).await
@@ -370,6 +375,13 @@ async fn run_on(core: &Core, lease: Lease, plan: &Plan, attempt: Attempt, row: &
             Ran::Lost(format!("{error}"))
         }
     }
+}
+
+/// There was nobody to connect to, so nothing was sent.
+fn never_reached(source: &Source) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    let error = source.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| matches!(error.kind(), ConnectionRefused | NotFound))
 }
 
 /// Asks for an attempt whose answer did not come. The fence comes first: what is still on its way
@@ -459,6 +471,26 @@ mod tests {
             assert_eq!((found, &result["output"]), (status, &output), "{end:?}");
             assert_eq!(result["duration"], json!(5.0), "{end:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_gone_before_anything_was_sent_is_told_from_one_that_may_have_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let gone = async || match Supervisor::new(&socket).state(Instant::now() + ANSWER).await {
+            Err(supervisor::Error::Gone(source)) => source,
+            other => panic!("{other:?}"),
+        };
+        assert!(never_reached(&gone().await), "no socket");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let closing = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.readable().await.unwrap();
+        };
+        let (source, ()) = tokio::join!(gone(), closing);
+        assert!(!never_reached(&source), "{source}");
+        drop(listener);
+        assert!(never_reached(&gone().await), "nobody listens");
     }
 
     #[test]

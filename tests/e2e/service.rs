@@ -208,6 +208,8 @@ impl Service {
             let status = child.wait();
             panic!("the service did not start: {status:?}\n{}", log.lock().unwrap());
         };
+        // A client needs one. All but the first call fail, and that is as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         Self { home, child, url, http: reqwest::Client::new(), log }
     }
 

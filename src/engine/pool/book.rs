@@ -41,6 +41,8 @@ struct Function {
     /// Those that are not draining.
     workers: Vec<WorkerId>,
     waiting: VecDeque<Ticket>,
+    /// Workers in a row that ended while they were loaded.
+    deaths: u32,
 }
 
 #[derive(Debug)]
@@ -170,6 +172,10 @@ impl Book {
             let entry = self.workers.get_mut(&id).expect("it took the event");
             entry.last_used = now;
             let start = entry.start;
+            let key = entry.state.function().cloned();
+            if let Some(function) = key.and_then(|key| self.functions.get_mut(&key)) {
+                function.deaths = 0;
+            }
             self.hand_out(id, start, now, effects);
             self.pump(now, effects);
         }
@@ -195,8 +201,10 @@ impl Book {
                 self.refusals.retain(|_, (until, _)| now < *until);
                 self.refusals.insert(key.clone(), (now + REFUSAL, why.to_owned()));
             }
-            for ticket in self.joined(&key, id) {
-                effects.push(Effect::Answer(ticket.caller, Err(Error::Preparation(why.to_owned()))));
+            if step != Step::Died || self.count_death(&key) >= DEATHS {
+                for ticket in self.joined(&key, id) {
+                    effects.push(Effect::Answer(ticket.caller, Err(Error::Preparation(why.to_owned()))));
+                }
             }
         }
         self.drain(id, now);
@@ -691,6 +699,13 @@ impl Book {
         joined
     }
 
+    fn count_death(&mut self, key: &Arc<FunctionKey>) -> u32 {
+        self.functions.get_mut(key).map_or(0, |function| {
+            function.deaths += 1;
+            function.deaths
+        })
+    }
+
     fn dismiss(&mut self, key: &Arc<FunctionKey>, why: &Error, effects: &mut Vec<Effect>) {
         let Some(function) = self.functions.get_mut(key) else { return };
         let tickets = std::mem::take(&mut function.waiting);
@@ -738,6 +753,7 @@ impl Book {
             runtime: runtime.clone(),
             workers: Vec::new(),
             waiting: VecDeque::new(),
+            deaths: 0,
         })
     }
 

@@ -188,6 +188,22 @@ fn a_failed_load_fails_those_who_waited_for_that_worker_only() {
 }
 
 #[test]
+fn calls_on_a_worker_that_died_get_another_but_not_for_ever() {
+    let mut bench = Bench::new(9, 100);
+    let a = key("p", "a");
+    bench.call(&a).unwrap();
+    for death in 1..=DEATHS {
+        let last = bench.live.len() - 1;
+        let id = bench.live[last].id;
+        bench.advance(last);
+        bench.pool.failed(id, Step::Died, "gone");
+        bench.collect();
+        assert_eq!(bench.answers().len(), usize::from(death == DEATHS), "death {death}");
+    }
+    assert_eq!(bench.live.len(), DEATHS as usize);
+}
+
+#[test]
 fn a_package_that_was_refused_does_not_use_up_worker_after_worker() {
     let mut bench = Bench::new(9, 100);
     let a = key("p", "a");
@@ -371,7 +387,8 @@ proptest! {
                     let id = bench.live[at % bench.live.len()].id;
                     let preparing = bench.state(id).is_some_and(|s| s.is_preparing() || s.is_unbound());
                     if preparing {
-                        bench.pool.failed(id, Step::Load, "failed");
+                        let step = if at % 2 == 0 { Step::Load } else { Step::Died };
+                        bench.pool.failed(id, step, "failed");
                     }
                 }
                 Op::Die(at) if !bench.live.is_empty() => {
