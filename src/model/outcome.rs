@@ -63,7 +63,13 @@ impl Outcome {
         Self {
             status: ExecutionStatus::Success,
             reason: None,
-            result: json!({"output": output, "duration": seconds(duration_ms)}).to_string(),
+            // Written around what the function returned, which is JSON already and is not read again:
+            // its numbers may be longer than ours.
+            result: format!(
+                "{{\"output\":{},\"duration\":{}}}",
+                output.map_or("null", RawValue::get),
+                json!(seconds(duration_ms))
+            ),
             log: String::new(),
             log_truncated: false,
             start: None,
@@ -103,4 +109,17 @@ impl Outcome {
 /// Seconds with three decimals.
 fn seconds(milliseconds: f64) -> f64 {
     milliseconds.round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_function_returned_is_kept_to_the_letter() {
+        let output = RawValue::from_string(r#"{"a":[1,1e400],"b":1}"#.to_owned()).unwrap();
+        let outcome = Outcome::returned(Some(&output), 31.2);
+        assert_eq!(outcome.result, r#"{"output":{"a":[1,1e400],"b":1},"duration":0.031}"#);
+        assert_eq!(Outcome::returned(None, 0.0).result, r#"{"output":null,"duration":0.0}"#);
+    }
 }
