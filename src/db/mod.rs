@@ -149,6 +149,21 @@ impl Db {
         Ok(Migrator::up(&self.writer, None).await?)
     }
 
+    /// Sees to it that a service finds the tables of its release. SQLite's are brought up to date on
+    /// the spot, since nobody else has them; a server's are shared, and `taibai db sync` is for the
+    /// operator to run once.
+    pub async fn ensure_current(&self) -> Result<()> {
+        if self.writer.get_database_backend() == DbBackend::Sqlite {
+            return self.migrate().await;
+        }
+        match self.pending_migrations().await?.len() {
+            0 => Ok(()),
+            missing => Err(Error::Config(format!(
+                "[database] connection: {missing} migrations are not applied yet; run taibai db sync"
+            ))),
+        }
+    }
+
     /// Names of the migrations that [`Db::migrate`] would apply. Writes nothing.
     pub async fn pending_migrations(&self) -> Result<Vec<String>> {
         let pending = Migrator::get_pending_migrations_read_only(&self.reader).await?;

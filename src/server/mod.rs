@@ -46,8 +46,7 @@ pub enum Error {
 pub async fn serve(config: Config) -> Result<(), Error> {
     let metrics = Metrics::new();
     let db = Db::connect(&config.database).await?;
-    // Expand-only migrations may be applied under a running service; on SQLite there is no other.
-    db.migrate().await?;
+    db.ensure_current().await?;
     let store =
         Arc::new(LocalStore::open(&config.storage.file_system_dir, config.storage.max_package_bytes).await?);
     // Before anything on this machine is touched that another engine of the deployment may own.
