@@ -3,5 +3,6 @@
 
 mod configuration;
 mod executions;
+mod rejects;
 mod restarts;
 mod service;
