@@ -41,6 +41,9 @@ pub enum Target {
 }
 
 const FREE_EXPANSION: u64 = 1 << 20;
+/// What Linux takes for a path below ours, and for a name in it, in bytes.
+const MAX_NAME: usize = 2048;
+const MAX_PART: usize = 255;
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
@@ -74,6 +77,10 @@ impl Rules {
         self.entries += 1;
         if self.entries > self.limits.max_entries {
             return Err(format!("it holds more than {} entries", self.limits.max_entries));
+        }
+        // Before anything that repeats the name.
+        if name.len() > MAX_NAME || name.split('/').any(|part| part.len() > MAX_PART) {
+            return Err("a file name is too long".to_owned());
         }
         if entry.encrypted {
             return Err(format!("'{name}' is encrypted"));
@@ -142,9 +149,6 @@ fn relative(name: &str) -> Result<PathBuf, String> {
     if name.contains('\0') || name.contains('\\') {
         return Err(format!("'{}' is no usable file name", name.escape_debug()));
     }
-    if name.len() > 4096 || name.split('/').any(|part| part.len() > 255) {
-        return Err("a file name is too long".to_owned());
-    }
     let mut path = PathBuf::new();
     for component in Path::new(name).components() {
         match component {
@@ -189,6 +193,14 @@ mod tests {
     fn links_and_devices_are_refused() {
         for mode in [0o120_777, 0o020_666, 0o060_666, 0o010_644, 0o140_755] {
             assert!(rules().admit(&Entry { mode: Some(mode), ..file("x") }).is_err(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_not_repeated() {
+        for name in ["x".repeat(256), "x/".repeat(2000)] {
+            let link = Entry { mode: Some(0o120_777), ..file(&name) };
+            assert_eq!(rules().admit(&link).unwrap_err(), "a file name is too long");
         }
     }
 

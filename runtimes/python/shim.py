@@ -53,7 +53,13 @@ def receive(channel):
     body = receive_exactly(channel, struct.unpack(">I", head)[0])
     if body is None:
         return None
-    ((name, content),) = json.loads(body).items()
+    # Python refuses to read integers that JSON allows, unless it is told otherwise.
+    most = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        ((name, content),) = json.loads(body).items()
+    finally:
+        sys.set_int_max_str_digits(most)
     return name, content
 
 
@@ -178,7 +184,8 @@ def serve_slot(fork, descriptors):
     os.dup2(descriptors[1], 2)
     os.close(descriptors[1])
     become(fork)
-    os.environ.update(HOME=fork["scratch"], TMPDIR=fork["scratch"], USER="function")
+    work = os.path.join(fork["scratch"], "work")
+    os.environ.update(HOME=work, TMPDIR=work, USER="function")
     sys.path.insert(0, fork["package"])
     sys.dont_write_bytecode = True
     slot = Slot(channel, fork["scratch"])
@@ -190,17 +197,35 @@ def serve_slot(fork, descriptors):
         slot.run(request[1])
 
 
+def remove(path):
+    """Removes a file or a tree, also one whose directories may not be entered."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        os.unlink(path)
+        return
+    os.chmod(path, 0o700)
+    for directory, names, _ in os.walk(path):
+        for name in names:
+            inner = os.path.join(directory, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)
+    shutil.rmtree(path)
+
+
 class Slot:
     def __init__(self, channel, scratch):
         self.channel = channel
         self.scratch = scratch
-        self.count = 0
-        self.directory = None
+        self.directory = os.path.join(scratch, "work")
         self.functions = {}
 
     def run(self, request):
         nonce = request["nonce"]
-        self.enter_fresh_directory()
+        try:
+            self.enter_fresh_directory()
+        except OSError as error:
+            message = "no fresh working directory: %s" % describe(error)
+            send(self.channel, "exhausted", {"nonce": nonce, "message": message})
+            return
         try:
             function = self.find(request["entry"], nonce)
             output = call(function, request["input"])
@@ -212,19 +237,17 @@ class Slot:
             self.give(nonce, output, request["max_result_bytes"])
 
     def enter_fresh_directory(self):
-        """A working directory with nothing in it; the one before is reused if it is empty."""
-        try:
-            if self.directory is not None:
-                os.chdir(self.directory)
-                with os.scandir(self.directory) as entries:
-                    if next(entries, None) is None:
-                        return
-                os.chdir(self.scratch)
-                shutil.rmtree(self.directory, ignore_errors=True)
-        except OSError:
-            pass
-        self.count += 1
-        self.directory = os.path.join(self.scratch, str(self.count))
+        """A working directory with nothing in it and nothing beside it, always of the same name."""
+        with os.scandir(self.scratch) as entries:
+            beside = [entry.name for entry in entries]
+        if beside == ["work"]:
+            with os.scandir(self.directory) as entries:
+                if next(entries, None) is None:
+                    os.chdir(self.directory)
+                    return
+        os.chdir("/")
+        for name in beside:
+            remove(os.path.join(self.scratch, name))
         os.mkdir(self.directory)
         os.chdir(self.directory)
 
@@ -257,7 +280,7 @@ class Slot:
         message = describe(error)
         # What the system refuses a function for want of resources ends the same way as being killed.
         exhausted = isinstance(error, MemoryError) or (isinstance(error, OSError) and "Resource" in message)
-        send(self.channel, "exhausted" if exhausted else "raised", {"nonce": nonce, "message": message[:8192]})
+        send(self.channel, "exhausted" if exhausted else "raised", {"nonce": nonce, "message": message[:4096]})
 
     def leave(self, nonce, end):
         code = end.code
@@ -284,7 +307,8 @@ def call(function, given):
 def describe(error):
     """The text of an exception, which may itself be the user's code."""
     try:
-        return str(error)
+        # A lone surrogate, as in the name of a file that is no UTF-8, is no text for anyone else.
+        return str(error).encode("utf-8", "backslashreplace").decode()
     except BaseException:
         return "<%s>" % type(error).__name__
 

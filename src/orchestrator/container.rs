@@ -100,7 +100,13 @@ fn host_config(spec: &WorkerSpec, parts: &Parts<'_>) -> Result<HostConfig, Error
         ipc_mode: Some("private".to_owned()),
         shm_size: Some(16 << 20),
         // Shared memory that its last user left behind would be charged to nobody.
-        sysctls: pairs(&[("kernel.shm_rmid_forced", "1")]),
+        sysctls: pairs(&[
+            // Memory that nobody is attached to goes away; queues, which would stay and be charged to
+            // whoever comes next, cannot be made.
+            ("kernel.shm_rmid_forced", "1"),
+            ("kernel.msgmni", "0"),
+            ("fs.mqueue.queues_max", "0"),
+        ]),
         pids_limit: Some(i64::try_from(pids).map_err(|error| Error::failed("counting processes", error))?),
         memory: Some(memory),
         memory_swap: Some(memory),

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::config;
 use crate::model::WorkerName;
+use crate::telemetry::Chain;
 
 /// How long another removal of the same container may take.
 const REMOVAL: Duration = Duration::from_secs(10);
@@ -102,7 +103,10 @@ impl Docker {
         let found = blocking("listing workers' directories", move || shared.files.list()).await?;
         for name in found.into_iter().filter(|name| !owned.contains(name)) {
             tracing::info!(worker.id = %name, "removing what is left of a worker without a container");
-            self.stop(&name).await?;
+            if let Err(error) = self.stop(&name).await {
+                // Its place stays taken until the next start; nothing else depends on it.
+                tracing::warn!(worker.id = %name, error = %Chain(&error), "it could not be removed");
+            }
         }
         Ok(())
     }

@@ -144,6 +144,7 @@ impl Files {
             let entry = entry?;
             if entry.file_type()?.is_dir()
                 && let Some(name) = entry.file_name().to_str()
+                && super::is_plain(name)
             {
                 names.push(WorkerName::from(name));
             }

@@ -3,8 +3,9 @@
 //! The files are root's, below a directory that only root can enter. Limits are written only when
 //! they change: a warm execution writes none.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use protocol::worker::Cgroup;
@@ -20,7 +21,17 @@ pub struct Group {
     memory: PathBuf,
     cpu: PathBuf,
     pids: PathBuf,
+    max_processes: u32,
     applied: Option<Limits>,
+    watched: Watched,
+}
+
+/// Files that are read for every execution, and therefore stay open.
+#[derive(Debug)]
+struct Watched {
+    tasks: File,
+    used: File,
+    oom: File,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +48,23 @@ impl Group {
             Cgroup::V1 => root.join(controller).join(&name),
             Cgroup::V2 => root.join(&name),
         };
-        let group = Self { version, memory: at("memory"), cpu: at("cpu"), pids: at("pids"), applied: None };
-        for directory in [&group.memory, &group.cpu, &group.pids] {
+        let (memory, cpu, pids) = (at("memory"), at("cpu"), at("pids"));
+        for directory in [&memory, &cpu, &pids] {
             match fs::create_dir(directory) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
         }
+        let (used, oom) = match version {
+            Cgroup::V1 => ("memory.usage_in_bytes", "memory.oom_control"),
+            Cgroup::V2 => ("memory.current", "memory.events"),
+        };
+        let watched = Watched {
+            tasks: File::open(pids.join("pids.current"))?,
+            used: File::open(memory.join(used))?,
+            oom: File::open(memory.join(oom))?,
+        };
+        let group = Self { version, memory, cpu, pids, max_processes, applied: None, watched };
         write(&group.pids.join("pids.max"), max_processes)?;
         if version == Cgroup::V1 {
             // Without this the kernel would rather swap than kill, where there is swap.
@@ -123,17 +144,25 @@ impl Group {
         Ok(())
     }
 
+    /// Allows no more processes than there are, or as many as an execution may have again.
+    pub fn allow_forks(&self, allowed: bool) -> io::Result<()> {
+        write(&self.pids.join("pids.max"), if allowed { self.max_processes } else { 0 })
+    }
+
+    /// Processes in the group, as this container numbers them.
+    pub fn processes(&self) -> io::Result<Vec<i32>> {
+        let text = fs::read_to_string(self.pids.join("cgroup.procs"))?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
     /// Processes and threads in the group, zombies included.
     pub fn tasks(&self) -> io::Result<u64> {
-        read_number(&self.pids.join("pids.current"))
+        number(&self.watched.tasks)
     }
 
     /// Bytes charged to the group, caches of files included.
     pub fn used_bytes(&self) -> io::Result<u64> {
-        read_number(&self.memory.join(match self.version {
-            Cgroup::V1 => "memory.usage_in_bytes",
-            Cgroup::V2 => "memory.current",
-        }))
+        number(&self.watched.used)
     }
 
     /// Bytes of files in memory that are charged to the group.
@@ -144,21 +173,24 @@ impl Group {
 
     /// How often the kernel killed a process of the group for want of memory.
     pub fn oom_kills(&self) -> io::Result<u64> {
-        let file = match self.version {
-            Cgroup::V1 => "memory.oom_control",
-            Cgroup::V2 => "memory.events",
-        };
-        Ok(field(&fs::read_to_string(self.memory.join(file))?, "oom_kill").unwrap_or(0))
+        Ok(field(&reread(&self.watched.oom)?, "oom_kill").unwrap_or(0))
     }
+}
+
+/// Reads a small file of the kernel's anew: at its beginning it is written afresh.
+pub fn reread(file: &File) -> io::Result<String> {
+    let mut buffer = [0; 4096];
+    let read = file.read_at(&mut buffer, 0)?;
+    Ok(String::from_utf8_lossy(&buffer[..read]).into_owned())
+}
+
+fn number(file: &File) -> io::Result<u64> {
+    let text = reread(file)?;
+    text.trim().parse().map_err(|_| io::Error::other(format!("'{}' is no number", text.trim())))
 }
 
 fn field(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-fn read_number(path: &Path) -> io::Result<u64> {
-    let text = fs::read_to_string(path)?;
-    text.trim().parse().map_err(|_| io::Error::other(format!("{} holds no number", path.display())))
 }
 
 fn write(path: &Path, value: impl ToString) -> io::Result<()> {

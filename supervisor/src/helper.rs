@@ -1,8 +1,8 @@
 //! This program again, for one task under another user id.
 //!
 //! The supervisor is root without the rights that make root all-powerful: it cannot enter a slot's
-//! directories or remove its files. A helper that has *become* the slot's user can, and signals
-//! nobody else's processes, on any kernel.
+//! directories or remove its files. A helper that has *become* the slot's user can. None runs beside
+//! a process of that user, which could stop it.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
@@ -19,14 +20,17 @@ use protocol::worker::{PACKAGE_DIR, SUPERVISOR};
 
 use crate::process::{Exit, Exited, Reaper, exit};
 
-const KILL: &str = "--kill";
 const CLEAN: &str = "--clean";
 const UNPACK: &str = "--unpack";
 
+/// How long a helper may take over a slot's files.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Most bytes of a reason: less than a pipe holds, so that nobody waits for it to be read.
+const MAX_REASON: usize = 4096;
 /// Processor seconds that unpacking may take.
 const UNPACK_CPU_SECONDS: u64 = 120;
 /// Directories that every slot may write to.
-const SHARED: [&str; 2] = ["/tmp", "/dev/shm"];
+const SHARED: [&str; 3] = ["/tmp", "/dev/shm", "/dev/mqueue"];
 
 /// Exit code of an unpacking that found the package unusable; the reason is on its output.
 const UNUSABLE: u8 = 3;
@@ -35,21 +39,10 @@ const UNUSABLE: u8 = 3;
 pub fn run(arguments: &[String]) -> Option<ExitCode> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     Some(match arguments.as_slice() {
-        [KILL] => kill_own(),
         [CLEAN, scratch] => clean(Path::new(scratch)),
         [UNPACK, limits] => unpack(limits),
         _ => return None,
     })
-}
-
-/// Signals every process of the user `uid`: children, daemons, whatever group they are in.
-///
-/// The kernel walks its process table under a lock that also guards against a process appearing
-/// unsignalled, so that a fork bomb does not outrun this.
-pub async fn kill_user(reaper: &Reaper, uid: u32) -> io::Result<()> {
-    let mut command = Command::new(SUPERVISOR);
-    command.arg(KILL);
-    wait(reaper, spawn(command, uid)?).await
 }
 
 /// Removes what the user `uid` left in `scratch` and in the directories all slots share.
@@ -99,16 +92,16 @@ fn spawn(mut command: Command, uid: u32) -> io::Result<Spawned> {
 }
 
 async fn wait(reaper: &Reaper, spawned: Spawned) -> io::Result<()> {
-    match spawned.await_exit(reaper).await {
-        Exit::Code(0) => Ok(()),
-        other => Err(io::Error::other(format!("a helper ended with {other:?}"))),
+    let pid = Pid::from_raw(spawned.pid);
+    match tokio::time::timeout(PATIENCE, spawned.await_exit(reaper)).await {
+        Ok(Exit::Code(0)) => Ok(()),
+        Err(_) => {
+            // It has become a slot's user, and this process may signal all of them.
+            let _ = kill(pid, Signal::SIGKILL);
+            Err(io::Error::other("a helper took too long"))
+        }
+        Ok(other) => Err(io::Error::other(format!("a helper ended with {other:?}"))),
     }
-}
-
-fn kill_own() -> ExitCode {
-    // Everyone but this process. Failure means that there was nobody to signal.
-    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
-    ExitCode::SUCCESS
 }
 
 fn clean(scratch: &Path) -> ExitCode {
@@ -117,36 +110,67 @@ fn clean(scratch: &Path) -> ExitCode {
     for shared in SHARED {
         let Ok(entries) = fs::read_dir(shared) else { continue };
         for entry in entries.flatten() {
-            if entry.metadata().is_ok_and(|metadata| metadata.uid() == own) {
-                remove(&entry.path());
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.uid() == own {
+                let path = entry.path();
+                if metadata.is_dir() {
+                    open_up(&path);
+                    empty(&path);
+                    let _ = fs::remove_dir(&path);
+                } else {
+                    let _ = fs::remove_file(&path);
+                }
             }
         }
     }
     if emptied { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn empty(directory: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(directory) else { return false };
-    for entry in entries.flatten() {
-        remove(&entry.path());
+/// Removes what is in a directory, however deep or unreadable it was made.
+///
+/// No path is longer than two names and no more than two directories are open: one that lies deeper
+/// is moved up first. A hostile tree costs time in proportion to its size and nothing else.
+fn empty(top: &Path) -> bool {
+    let mut moved = 0u64;
+    loop {
+        let Ok(entries) = fs::read_dir(top) else { return false };
+        let (mut found, mut removed) = (false, false);
+        for path in entries.flatten().map(|entry| entry.path()) {
+            found = true;
+            removed |= remove(&path, top, &mut moved);
+        }
+        if !found || !removed {
+            return !found;
+        }
     }
-    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Removes a file or a tree, also one whose directories were made unreadable.
-fn remove(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let Ok(metadata) = fs::symlink_metadata(path) else { return };
+/// Removes a file, or a directory whose subdirectories go up to `top`; true where that was progress.
+fn remove(path: &Path, top: &Path, moved: &mut u64) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return false };
     if !metadata.is_dir() {
-        let _ = fs::remove_file(path);
-        return;
+        return fs::remove_file(path).is_ok();
     }
-    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-    // `remove_dir_all` does not follow links, and does not change modes: hence the walk on failure.
-    if fs::remove_dir_all(path).is_err() {
-        empty(path);
-        let _ = fs::remove_dir(path);
+    open_up(path);
+    let Ok(children) = fs::read_dir(path) else { return false };
+    let mut progress = false;
+    for child in children.flatten() {
+        let child_path = child.path();
+        if !child.file_type().is_ok_and(|kind| kind.is_dir()) {
+            progress |= fs::remove_file(&child_path).is_ok();
+            continue;
+        }
+        // A directory changes its parent only where it may be written to.
+        open_up(&child_path);
+        *moved += 1;
+        progress |= fs::rename(&child_path, top.join(format!(".moved-{moved}"))).is_ok();
     }
+    fs::remove_dir(path).is_ok() || progress
+}
+
+fn open_up(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = fs::set_permissions(directory, fs::Permissions::from_mode(0o700));
 }
 
 fn unpack(limits: &str) -> ExitCode {
@@ -162,7 +186,8 @@ fn unpack(limits: &str) -> ExitCode {
     match extract(limits) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
-            let _ = io::stdout().write_all(reason.as_bytes());
+            let most = reason.floor_char_boundary(MAX_REASON);
+            let _ = io::stdout().write_all(&reason.as_bytes()[..most]);
             ExitCode::from(UNUSABLE)
         }
     }

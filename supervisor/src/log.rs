@@ -25,7 +25,7 @@ impl Log {
     /// write to a pipe is there before it returns.
     pub fn drain(&mut self, pipe: &pipe::Receiver) {
         // Bounded, because a process that outlives its execution can write on and on.
-        for _ in 0..64 {
+        for _ in 0..512 {
             if !matches!(self.take(pipe), Taken::Some) {
                 return;
             }
@@ -34,7 +34,7 @@ impl Log {
 
     /// Takes a part of what is in the pipe, so that one loud execution does not hold up the others.
     pub fn take(&mut self, pipe: &pipe::Receiver) -> Taken {
-        let mut buffer = [0; 64 << 10];
+        let mut buffer = [0; 8 << 10];
         match pipe.try_read(&mut buffer) {
             Ok(0) => Taken::End,
             Ok(read) => {

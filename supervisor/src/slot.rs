@@ -2,8 +2,9 @@
 //! id and a control group of its own. After each it is looked over, and replaced if anything of the
 //! execution is left in it.
 
-use std::fs;
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use protocol::worker::{PACKAGE_DIR, SCRATCH_DIR};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
-use crate::cgroup::Group;
+use crate::cgroup::{Group, reread};
 use crate::frame;
 use crate::helper;
 use crate::parent::{self, Parent};
@@ -23,17 +24,27 @@ use crate::process::{Exit, Exited, Reaper, exit};
 const RLIMITS: Rlimits = Rlimits { open_files: 1024, processes: 128, file_bytes: 524_288_000 };
 /// How long a fork may take to report.
 const FORK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Processor time that a process may use while it is set aside, in ticks of a hundredth of a second:
+/// it still has to get from its answer to its wait.
+const QUIET_TICKS: u64 = 3;
 /// How long killed processes may take to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A process that waits for, or runs, an execution.
 pub struct Process {
-    pub pid: i32,
     pub channel: UnixStream,
     pub output: pipe::Receiver,
     pub exited: Exited,
     pub runs: u32,
     pub rest: Rest,
+    view: View,
+}
+
+/// The kernel's account of a process; read after every execution, and therefore kept open.
+struct View {
+    status: File,
+    limits: File,
+    stat: File,
 }
 
 /// What the process was like before anything of the user's ran in it, and what it holds on to since.
@@ -44,6 +55,8 @@ pub struct Rest {
     imported_bytes: Option<u64>,
     /// What the group was charged, caches of files included, when it was last looked at closely.
     charged_bytes: u64,
+    /// Processor time when it was set aside.
+    ticks: Option<u64>,
     /// Resident bytes that executions left behind since the import.
     pub retained_bytes: u64,
 }
@@ -96,27 +109,32 @@ impl Place {
         };
         let exited = reaper.watch(pid);
         self.group.admit(pid).map_err(text("a slot's control group"))?;
-        let habits = habits(pid).map_err(text("a new slot"))?;
+        let view = View::open(pid).map_err(text("a new slot"))?;
+        let (habits, _) = view.look().map_err(text("a new slot"))?;
         let rest = Rest { habits, ..Rest::default() };
-        Ok(Process { pid, channel, output, exited, runs: 0, rest })
+        Ok(Process { channel, output, exited, runs: 0, rest, view })
     }
 
     /// Ends every process of the slot, and returns once none is left: its own, its children,
     /// daemons that left their session. Its files go later, with [`Place::clean`].
-    pub async fn kill(&mut self, reaper: &Reaper) -> Result<(), String> {
+    pub async fn kill(&mut self) -> Result<(), String> {
+        let text = |error: io::Error| format!("slot {}: {error}", self.number);
         self.group.unthrottle();
+        // So that the list of processes only gets shorter.
+        self.group.allow_forks(false).map_err(text)?;
         let deadline = tokio::time::Instant::now() + KILL_TIMEOUT;
         let mut pause = Duration::from_millis(1);
         loop {
-            if let Err(error) = helper::kill_user(reaper, self.uid).await {
-                eprintln!("slot {}: {error}", self.number);
+            for pid in self.group.processes().map_err(text)? {
+                kill_if_of(pid, self.uid);
             }
-            if self.group.tasks().map_err(|error| error.to_string())? == 0 {
-                return Ok(());
+            if self.group.tasks().map_err(text)? == 0 {
+                return self.group.allow_forks(true).map_err(text);
             }
             if tokio::time::Instant::now() > deadline {
                 return Err(format!("slot {} has processes that cannot be killed", self.number));
             }
+            // Meanwhile the reaper waits for those that have ended.
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(20));
         }
@@ -150,15 +168,14 @@ impl Process {
         if frame::has_unsolicited(&self.channel) {
             return Err("channel");
         }
-        let Ok(habits) = habits(self.pid) else { return Err("ended") };
+        let Ok((habits, resident)) = self.view.look() else { return Err("ended") };
         if habits != self.rest.habits {
             return Err("changed_habits");
         }
-        self.measure(group, mark)
+        self.measure(resident, group, mark)
     }
 
-    fn measure(&mut self, group: &Group, mark: u64) -> Result<(), &'static str> {
-        let resident = resident_bytes(self.pid).map_err(|_| "ended")?;
+    fn measure(&mut self, resident: u64, group: &Group, mark: u64) -> Result<(), &'static str> {
         let imported = *self.rest.imported_bytes.get_or_insert(resident);
         self.rest.retained_bytes = resident.saturating_sub(imported);
         if self.rest.retained_bytes > mark {
@@ -176,32 +193,79 @@ impl Process {
         Ok(())
     }
 
+    /// Notes where the process stands as it is set aside.
+    pub fn set_aside(&mut self) {
+        self.rest.ticks = self.view.ticks();
+    }
+
+    /// Whether a process that was set aside does nothing: one that gave an answer may have gone on.
+    pub fn is_quiet(&self, group: &Group) -> bool {
+        let used = self.view.ticks().zip(self.rest.ticks).map(|(now, then)| now.saturating_sub(then));
+        self.exited.borrow().is_none()
+            && group.tasks().ok() == Some(1)
+            && !frame::has_unsolicited(&self.channel)
+            && used.is_some_and(|ticks| ticks <= QUIET_TICKS)
+    }
+
     /// Waits a moment for the end of a process that seems to be ending.
     pub async fn end_within(&mut self, wait: Duration) -> Option<Exit> {
         tokio::time::timeout(wait, exit(&mut self.exited)).await.ok()
     }
 }
 
-/// The lines of /proc that tell whether an execution changed what the next one finds.
-fn habits(pid: i32) -> io::Result<Habits> {
-    const KEPT: [&str; 10] =
-        ["Umask", "Uid", "Gid", "Groups", "Threads", "SigBlk", "SigIgn", "SigCgt", "CapPrm", "Seccomp"];
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kept = |line: &&str| line.split(':').next().is_some_and(|key| KEPT.contains(&key));
-    Ok(Habits {
-        status: status.lines().filter(kept).map(str::to_owned).collect(),
-        limits: fs::read_to_string(format!("/proc/{pid}/limits"))?,
-    })
+/// Kills a process, if it is still one of the user `uid`.
+fn kill_if_of(pid: i32, uid: u32) {
+    // SAFETY: both calls take numbers, and a descriptor that was just opened.
+    unsafe {
+        // Held by a descriptor, so that the number cannot come to mean another process.
+        let held = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        let Ok(held) = i32::try_from(held) else { return };
+        if held < 0 {
+            return;
+        }
+        let held = OwnedFd::from_raw_fd(held);
+        if owner(pid) == Some(uid) {
+            // A process that has ended meanwhile needs no signal.
+            libc::syscall(libc::SYS_pidfd_send_signal, held.as_raw_fd(), libc::SIGKILL, 0, 0);
+        }
+    }
 }
 
-/// Bytes of memory that are the process's and not a file's.
-fn resident_bytes(pid: i32) -> io::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = |key: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    Ok((kib("RssAnon:") + kib("RssShmem:")) << 10)
+fn owner(pid: i32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
+}
+
+impl View {
+    fn open(pid: i32) -> io::Result<Self> {
+        let open = |name: &str| File::open(format!("/proc/{pid}/{name}"));
+        Ok(Self { status: open("status")?, limits: open("limits")?, stat: open("stat")? })
+    }
+
+    /// Processor time that the process has used, in the kernel's ticks.
+    fn ticks(&self) -> Option<u64> {
+        let stat = reread(&self.stat).ok()?;
+        // Behind the name of the program, which may hold anything, the 12th and 13th field.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    }
+
+    /// What an execution might change for the next, and the bytes of memory that are the process's
+    /// and not a file's.
+    fn look(&self) -> io::Result<(Habits, u64)> {
+        const KEPT: [&str; 10] =
+            ["Umask", "Uid", "Gid", "Groups", "Threads", "SigBlk", "SigIgn", "SigCgt", "CapPrm", "Seccomp"];
+        let text = reread(&self.status)?;
+        let (mut status, mut resident) = (Vec::with_capacity(KEPT.len()), 0);
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once(':') else { continue };
+            if KEPT.contains(&key) {
+                status.push(line.to_owned());
+            } else if matches!(key, "RssAnon" | "RssShmem") {
+                let kib = value.trim().strip_suffix(" kB").and_then(|kib| kib.trim().parse::<u64>().ok());
+                resident += kib.unwrap_or(0) << 10;
+            }
+        }
+        Ok((Habits { status, limits: reread(&self.limits)? }, resident))
+    }
 }

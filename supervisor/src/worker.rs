@@ -13,6 +13,7 @@ use protocol::worker::{
     Attempt, CGROUP_DIR, End, Execute, ExecutionLimits, Load, Outcome, PACKAGE_DIR, PARENT_UID, Refusal,
     RefusalKind, Settings, State, UNPACK_UID,
 };
+use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -31,6 +32,10 @@ const SLOT_TIMEOUT: Duration = Duration::from_secs(15);
 const END_TIMEOUT: Duration = Duration::from_millis(250);
 /// Bytes of outcomes that are kept for an engine that does not acknowledge them.
 const MAX_KEPT_BYTES: usize = 128 << 20;
+/// How often slots without an execution are looked at.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
+/// Tries to make a slot again before the worker gives up, and the engine makes another.
+const MAX_TRIES: u32 = 20;
 /// Pause before a slot is made again that could not be made.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -61,6 +66,20 @@ enum Loading {
 struct Slot {
     place: Place,
     process: Process,
+}
+
+impl Slot {
+    /// Puts the slot under the limits of an execution.
+    fn limit(&mut self, limits: ExecutionLimits, parent_private_bytes: u64) -> std::io::Result<()> {
+        self.place.group.apply(Limits {
+            // A slot copies pages of its parent when it writes to them, and may keep some of its own
+            // from one execution to the next: neither is what this execution asked for.
+            memory_bytes: limits.memory_bytes
+                + parent_private_bytes
+                + self.process.rest.retained_bytes.next_multiple_of(1 << 20),
+            cpu_millis: limits.cpu_millis,
+        })
+    }
 }
 
 /// One attempt that this worker has heard of.
@@ -107,9 +126,10 @@ impl Worker {
             .map_err(|error| format!("the control group of slot {number}: {error}"))?;
             let place = Place { number, uid: worker.settings.uid_base + number, group };
             let process = place.start(&worker.reaper, &worker.parent).await?;
-            worker.free.borrow_mut().push(Slot { place, process });
+            worker.set_free(Slot { place, process });
         }
         tokio::task::spawn_local(follow_parent(messages));
+        tokio::task::spawn_local(worker.clone().watch_free());
         Ok(worker)
     }
 
@@ -249,7 +269,7 @@ impl Worker {
     /// Takes a slot, runs, reports, and only then sees to the slot.
     async fn run(
         self: &Rc<Self>,
-        request: Execute,
+        mut request: Execute,
         cancel: &Notify,
         report: watch::Sender<Option<Rc<Outcome>>>,
     ) -> Result<()> {
@@ -262,7 +282,7 @@ impl Worker {
             }
         };
         let Slot { mut place, mut process } = slot;
-        let ran = self.run_in(&mut place, &mut process, &request, cancel).await;
+        let ran = self.run_in(&mut place, &mut process, &mut request, cancel).await;
         let outcome = Rc::new(ran.outcome);
         self.kept_bytes.set(self.kept_bytes.get() + size(&outcome));
         // Whoever hears of the end may ask for another, which then waits until the slot is ready.
@@ -283,8 +303,7 @@ impl Worker {
                 Ok(()) => process,
                 Err(reason) => worker.replace(&mut place, process, reason).await,
             };
-            worker.free.borrow_mut().push(Slot { place, process });
-            worker.freed.notify_one();
+            worker.set_free(Slot { place, process });
         });
         Ok(())
     }
@@ -302,34 +321,55 @@ impl Worker {
             }
         };
         let stale = fresh && slot.process.runs > 0;
-        if stale || slot.process.exited.borrow().is_some() || frame::has_unsolicited(&slot.process.channel) {
-            let reason = if stale { "fresh" } else { "ended" };
+        if stale || !slot.process.is_quiet(&slot.place.group) {
+            let reason = if stale { "fresh" } else { "not_quiet" };
             slot.process = self.replace(&mut slot.place, slot.process, reason).await;
         }
-        let allowed = Limits {
-            // A slot copies pages of its parent when it writes to them, and may keep some of its own
-            // from one execution to the next: neither is what this execution asked for.
-            memory_bytes: limits.memory_bytes
-                + self.parent.private_bytes
-                + slot.process.rest.retained_bytes.next_multiple_of(1 << 20),
-            cpu_millis: limits.cpu_millis,
-        };
-        if let Err(error) = slot.place.group.apply(allowed) {
-            // Never without limits.
-            self.free.borrow_mut().push(slot);
-            self.freed.notify_one();
-            return refuse(RefusalKind::Failed, format!("the limits could not be set: {error}"));
+        if slot.limit(limits, self.parent.private_bytes).is_err() {
+            // The kernel does not limit a process to less than it holds already.
+            slot.process = self.replace(&mut slot.place, slot.process, "limits").await;
+            if let Err(error) = slot.limit(limits, self.parent.private_bytes) {
+                // Never without limits.
+                self.set_free(slot);
+                return refuse(RefusalKind::Failed, format!("the limits could not be set: {error}"));
+            }
         }
         Ok(slot)
+    }
+
+    fn set_free(&self, mut slot: Slot) {
+        slot.process.set_aside();
+        self.free.borrow_mut().push(slot);
+        self.freed.notify_one();
+    }
+
+    /// Replaces slots that work although no execution runs in them, again and again.
+    async fn watch_free(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(WATCH_PERIOD).await;
+            let restless: Vec<Slot> = {
+                let mut free = self.free.borrow_mut();
+                let all = std::mem::take(&mut *free);
+                let (quiet, restless) =
+                    all.into_iter().partition(|slot| slot.process.is_quiet(&slot.place.group));
+                *free = quiet;
+                restless
+            };
+            for Slot { mut place, process } in restless {
+                let process = self.replace(&mut place, process, "not_quiet").await;
+                self.set_free(Slot { place, process });
+            }
+        }
     }
 
     /// Kills what is left of a slot and makes it again, however long that takes.
     async fn replace(&self, place: &mut Place, process: Process, reason: &'static str) -> Process {
         *self.retired.borrow_mut().entry(reason.to_owned()).or_default() += 1;
         drop(process);
+        let mut tries = 0;
         loop {
             let made = async {
-                place.kill(&self.reaper).await?;
+                place.kill().await?;
                 place.clean(&self.reaper).await?;
                 place.start(&self.reaper, &self.parent).await
             };
@@ -337,8 +377,9 @@ impl Worker {
                 Ok(process) => return process,
                 Err(error) => eprintln!("slot {}: {error}", place.number),
             }
-            if self.parent.exited.borrow().is_some() {
-                // Without its parent this worker cannot go on; the engine sees it end.
+            tries += 1;
+            if self.parent.exited.borrow().is_some() || tries == MAX_TRIES {
+                // The worker cannot go on; the engine sees it end.
                 std::process::exit(1);
             }
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -349,7 +390,7 @@ impl Worker {
         &self,
         place: &mut Place,
         process: &mut Process,
-        request: &Execute,
+        request: &mut Execute,
         cancel: &Notify,
     ) -> Ran {
         log::discard(&process.output);
@@ -385,7 +426,7 @@ impl Worker {
         };
         if retire.is_some() {
             // Before anyone hears of the end, so that nothing of the execution outlives it.
-            if let Err(error) = place.kill(&self.reaper).await {
+            if let Err(error) = place.kill().await {
                 eprintln!("{error}");
             }
         }
@@ -429,17 +470,18 @@ enum Answer {
 /// Sends the execution into the slot and follows it to its end, the deadline or a cancellation.
 async fn converse(
     process: &mut Process,
-    request: &Execute,
+    request: &mut Execute,
     cancel: &Notify,
     nonce: u64,
     log: &mut Log,
     started: Instant,
 ) -> Answer {
-    let run = frame::encode(&ToSlot::Run {
+    let mut run = frame::encode(&ToSlot::Run {
         nonce,
         execution: request.attempt.execution.clone(),
         entry: request.entry.clone(),
-        input: request.input.clone(),
+        // Inputs are large; one copy is enough, and none once it is sent.
+        input: std::mem::replace(&mut request.input, RawValue::NULL.to_owned()),
         max_result_bytes: request.limits.max_result_bytes,
         request_id: request.request_id.clone(),
     });
@@ -447,22 +489,31 @@ async fn converse(
     let most =
         usize::try_from(request.limits.max_result_bytes).unwrap_or(usize::MAX).saturating_add(MAX_FRAME);
     let mut reader = Reader::new(most);
-    let mut unsent: &[u8] = &run;
+    let (mut sent, mut imported) = (0, false);
     let mut listening = true;
     loop {
         let Process { channel, output, exited, .. } = &mut *process;
         let (mut receive, mut send) = channel.split();
+        // Asked here too: a timer is not looked at while a loud execution keeps this task busy.
+        if Instant::now() >= deadline {
+            return Answer::TimedOut;
+        }
         let step = tokio::select! {
             biased;
             () = cancel.notified() => return Answer::Cancelled,
-            written = send.write(unsent), if !unsent.is_empty() => Step::Written(written),
+            () = tokio::time::sleep_until(deadline) => return Answer::TimedOut,
+            ended = exit(exited) => Step::Ended(ended),
+            written = send.write(&run[sent..]), if sent < run.len() => Step::Written(written),
             message = reader.step::<FromSlot>(&mut receive) => Step::Message(message),
             _ = output.readable(), if listening => Step::Output,
-            ended = exit(exited) => Step::Ended(ended),
-            () = tokio::time::sleep_until(deadline) => return Answer::TimedOut,
         };
         match step {
-            Step::Written(Ok(written)) => unsent = &unsent[written..],
+            Step::Written(Ok(written)) => {
+                sent += written;
+                if sent == run.len() {
+                    (run, sent) = (Vec::new(), 0);
+                }
+            }
             Step::Written(Err(_)) | Step::Message(Err(frame::Error::Closed)) => {
                 // Closed by its end, or by the function while it runs on.
                 return match process.end_within(END_TIMEOUT).await {
@@ -472,7 +523,9 @@ async fn converse(
             }
             Step::Message(Err(error)) => return Answer::Misbehaved(format!("it sent {error}")),
             Step::Message(Ok(None)) => {}
-            Step::Message(Ok(Some(FromSlot::Imported { nonce: of, resident_bytes }))) if of == nonce => {
+            Step::Message(Ok(Some(FromSlot::Imported { nonce: of, resident_bytes })))
+                if of == nonce && !std::mem::replace(&mut imported, true) =>
+            {
                 process.note_import(resident_bytes);
             }
             Step::Message(Ok(Some(message))) => {

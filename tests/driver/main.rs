@@ -1,5 +1,6 @@
 //! Workers in real containers. Needs root, Docker and the runtime's image: `tox-like-scripts/driver`.
 
+mod hostile;
 mod isolation;
 mod limits;
 mod orchestrator;

@@ -409,7 +409,7 @@ impl Book {
         let count = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
         Some(PoolStatus {
             total: count(of().count()),
-            available: count(of().filter(|entry| entry.state.function().is_none()).count()),
+            available: count(of().filter(|entry| entry.state == WorkerState::Prewarmed).count()),
         })
     }
 

@@ -139,7 +139,9 @@ fn namespaces_are_private_and_docker_keeps_no_log_and_restarts_nothing() {
     assert_eq!(host.pid_mode, None);
     assert_eq!(host.uts_mode, None);
     assert_eq!(host.cgroupns_mode, Some(HostConfigCgroupnsModeEnum::HOST));
-    assert_eq!(host.sysctls.unwrap()["kernel.shm_rmid_forced"], "1");
+    let sysctls = host.sysctls.unwrap();
+    assert_eq!(sysctls["kernel.shm_rmid_forced"], "1");
+    assert_eq!((&*sysctls["kernel.msgmni"], &*sysctls["fs.mqueue.queues_max"]), ("0", "0"));
     assert_eq!(host.log_config.unwrap().typ.as_deref(), Some("none"));
     assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
     assert_eq!(host.auto_remove, Some(false));
