@@ -117,6 +117,12 @@ impl Home {
         ids
     }
 
+    /// Where the deployment's control groups are, on either version.
+    fn groups(&self) -> [PathBuf; 4] {
+        ["memory", "cpu", "pids", "."]
+            .map(|controller| format!("/sys/fs/cgroup/{controller}/taibai/{}", self.deployment).into())
+    }
+
     /// What a service left on this machine beside its database and packages.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found: Vec<String> =
@@ -124,8 +130,7 @@ impl Home {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let here = self.path().display().to_string();
         found.extend(mounts.lines().filter(|line| line.contains(&here)).map(|line| format!("mount {line}")));
-        for controller in ["memory", "cpu", "pids", "."] {
-            let group = format!("/sys/fs/cgroup/{controller}/taibai/{}", self.deployment);
+        for group in self.groups() {
             if let Ok(entries) = std::fs::read_dir(group) {
                 found.extend(
                     entries
@@ -156,6 +161,10 @@ impl Drop for Home {
             mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&here))
         {
             let _ = Command::new("umount").args(["-l", target]).output();
+        }
+        // The empty group of a deployment stays for its next start; this one has none.
+        for group in self.groups() {
+            let _ = std::fs::remove_dir(group);
         }
     }
 }

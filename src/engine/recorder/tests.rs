@@ -51,7 +51,7 @@ async fn a_short_call_is_one_commit_and_one_insert() {
 
     let found = find(&db, &row.id).await.unwrap();
     assert_eq!((found.status, found.start), (ExecutionStatus::Success, Some(Start::Warm)));
-    assert_eq!(found.result.as_deref(), Some(r#"{"duration":0.001,"output":null}"#));
+    assert_eq!(found.result.as_deref(), Some(r#"{"output":null,"duration":0.001}"#));
     let log = db::execution_logs::find(db.reader(), &row.id).await.unwrap().unwrap();
     assert_eq!(log.log, "hello");
     assert_eq!(count(&db, &function).await, 1);
