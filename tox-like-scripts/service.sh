@@ -31,6 +31,8 @@ start_dockerd() {
     local waited=0
     say "==> starting the Docker engine (its log is $DOCKERD_LOG)"
     ensure_cgroups
+    forget_dead dockerd /var/run/docker.pid
+    forget_dead containerd /var/run/docker/containerd/containerd.pid
     # shellcheck disable=SC2016
     as_root setsid bash -c 'echo $$ >"$1"; exec dockerd >"$2" 2>&1 </dev/null' dockerd "$DOCKERD_PID_FILE" "$DOCKERD_LOG" &
     until docker_answers; do
@@ -42,6 +44,14 @@ start_dockerd() {
         sleep 0.5
     done
     DOCKERD_PID=$(cat "$DOCKERD_PID_FILE")
+}
+
+# forget_dead NAME FILE: removes the record of a process that did not end in good order, and whose number
+# may be another's by now: the engine would refuse to start beside it.
+forget_dead() {
+    local pid
+    pid=$(as_root cat "$2" 2>/dev/null) || return 0
+    if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != "$1" ]; then as_root rm -f "$2"; fi
 }
 
 # A machine without a service manager may have none mounted.
