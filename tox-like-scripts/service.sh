@@ -51,7 +51,7 @@ start_dockerd() {
 forget_dead() {
     local pid
     pid=$(as_root cat "$2" 2>/dev/null) || return 0
-    if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != "$1" ]; then as_root rm -f "$2"; fi
+    if ! alive "$pid" || [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != "$1" ]; then as_root rm -f "$2"; fi
 }
 
 # A machine without a service manager may have none mounted.
