@@ -200,7 +200,7 @@ sweep() {
         as_root rmdir "$(dirname "$left")" 2>/dev/null || true
     done
     if [ -z "$(deployment_mounts)" ]; then as_root rm -rf "${WORK_DIR:?}/$DEPLOYMENT"; fi
-    as_root rm -rf "${WORKER_DIR:?}/w/$DEPLOYMENT"
+    as_root rm -rf "${WORKER_DIR:?}/w/$DEPLOYMENT" "${WORKER_DIR:?}/lock-$DEPLOYMENT"
     as_root rmdir "$WORKER_DIR/w" "$WORKER_DIR" 2>/dev/null || true
 }
 
@@ -210,7 +210,7 @@ leftovers() {
     deployment_containers | sed 's/^/container /'
     deployment_mounts | sed 's/^/mount /'
     deployment_cgroups | sed 's/^/control group /'
-    for left in "$WORKER_DIR/w/$DEPLOYMENT" "$WORK_DIR/$DEPLOYMENT"; do
+    for left in "$WORKER_DIR/w/$DEPLOYMENT" "$WORKER_DIR/lock-$DEPLOYMENT" "$WORK_DIR/$DEPLOYMENT"; do
         if as_root test -e "$left"; then printf 'directory %s\n' "$left"; fi
     done
     if service_runs; then printf 'process %s\n' "$(cat "$PID_FILE")"; fi
