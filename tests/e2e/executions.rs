@@ -280,3 +280,58 @@ impl Drop for EmptyImage {
         let _ = std::process::Command::new("docker").args(["rmi", "-f", &self.0]).output();
     }
 }
+
+#[tokio::test]
+async fn a_runtime_moves_to_a_new_image_and_its_functions_follow() {
+    let service = Service::start(&[]).await;
+    let runtime = service.runtime().await;
+    let hello = service.function("demo", &runtime, HELLO, &[]).await;
+    let before = service.home.containers();
+    let next = NextImage::build();
+
+    let path = format!("/v1/runtimes/{runtime}");
+    let answer = service.ask("admin", "PUT", &path, Some(json!({"image": next.0}))).await.expect(200);
+    assert_eq!((&answer["status"], &answer["image"]), (&json!("upgrading"), &json!(next.0)));
+    eventually("the runtime is available again", async || {
+        service.get(&path).await.expect(200)["status"] == "available"
+    })
+    .await;
+
+    let shown = service.get(&path).await.expect(200);
+    assert_eq!((&shown["image"], &shown["status_reason"]), (&json!(next.0), &Value::Null));
+    assert_eq!(output(&service.execute("demo", &hello, "").await), "Hello, World");
+    eventually("the old image's workers are gone", async || {
+        service.home.containers().iter().all(|container| !before.contains(container))
+    })
+    .await;
+    service.stop_clean().await;
+}
+
+/// The runtime's image under another id, removed at the end.
+struct NextImage(String);
+
+impl NextImage {
+    fn build() -> Self {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let name = format!("taibai-test-next:{}", std::process::id());
+        let mut build = Command::new("docker")
+            .args(["build", "--quiet", "--tag", &name, "-"])
+            .env("DOCKER_BUILDKIT", "0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let image = crate::service::required("TAIBAI_TEST_IMAGE");
+        write!(build.stdin.take().unwrap(), "FROM {image}\nLABEL next=yes\n").unwrap();
+        assert!(build.wait().unwrap().success());
+        Self(name)
+    }
+}
+
+impl Drop for NextImage {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("docker").args(["rmi", "-f", &self.0]).output();
+    }
+}
