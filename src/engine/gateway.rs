@@ -33,8 +33,9 @@ pub struct NewExecution {
 /// The workers of one runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolStatus {
+    /// Those that are starting included.
     pub total: u32,
-    /// Bound to no function yet.
+    /// Started, and bound to no function yet.
     pub available: u32,
 }
 

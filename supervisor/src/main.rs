@@ -2,9 +2,10 @@
 //!
 //! It listens on a Unix socket for the engine ([`http`]), keeps a parent interpreter that forks slots
 //! ([`parent`], [`slot`]), and gives each execution a slot, its limits and its deadline ([`worker`]).
-//! Everything that touches files or processes of a slot is done by a helper, this program again under
-//! that slot's user id ([`helper`]), so that root inside the container needs no right beyond changing
-//! ids.
+//! Processes of a slot are killed from here, which takes the right to signal others. Its files are
+//! touched by a helper alone, this program again under that slot's user id ([`helper`]), once no
+//! process of that user is left; so root inside the container needs no right beyond that and
+//! changing ids.
 //!
 //! One thread: forking is safe, and no lock is held while another task runs.
 
