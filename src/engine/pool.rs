@@ -17,6 +17,8 @@ use crate::model::{FunctionId, RuntimeId, Start, WorkerName};
 use crate::orchestrator::RuntimeImage;
 
 mod book;
+mod queue;
+mod runtimes;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +43,9 @@ pub enum Error {
     /// The worker that was to run the call could not be made; the sentence is for the user.
     #[error("{0}")]
     Preparation(String),
+    /// The package that the call was to run is gone: the function has another by now, or is gone.
+    #[error("The package is missing.")]
+    Missing,
     #[error("The engine is shutting down.")]
     Closed,
 }
@@ -68,6 +73,8 @@ pub enum Step {
     Start,
     /// The package could not be fetched or unpacked.
     Load,
+    /// There is no such package.
+    Missing,
     /// The worker ended before it had the package. It may have been dead for a while, so those who
     /// wait get another; but not for ever.
     Died,
@@ -179,6 +186,17 @@ impl Pool {
     /// Takes up workers' runtimes: their image, from now on.
     pub fn set_runtime(self: &Arc<Self>, runtime: &RuntimeId, image: RuntimeImage) {
         self.change(|book, effects| book.set_runtime(runtime, image, now(), effects));
+    }
+
+    /// Says that no worker of a runtime can be started: calls that need one are told `why`, until
+    /// there is an image again.
+    pub fn set_unusable(self: &Arc<Self>, runtime: &RuntimeId, why: &str) {
+        self.change(|book, effects| book.set_unusable(runtime, why, effects));
+    }
+
+    /// Forgets the image of a runtime if it is this one, so that the reaper looks for it anew.
+    pub fn image_is_gone(self: &Arc<Self>, runtime: &RuntimeId, image_id: &str) {
+        self.change(|book, effects| book.image_is_gone(runtime, image_id, effects));
     }
 
     /// Drains a runtime's workers and refuses calls for it.
@@ -375,9 +393,6 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Pause after the first of a row of failed starts, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Workers that may die under one function before its calls are told.
 const DEATHS: u32 = 3;
 /// How long a package that was refused is refused without another try.

@@ -226,11 +226,58 @@ fn a_runtime_that_fails_to_start_pauses() {
     bench.collect();
     assert_eq!(bench.live.len(), 1, "nothing more was started");
 
-    let later = Instant::now() + FIRST_PAUSE;
+    let later = Instant::now() + Duration::from_secs(1);
     bench.pool.change(|book, effects| book.tick(later, effects));
     bench.collect();
     assert_eq!(bench.live.len(), 2);
     assert_eq!(bench.answers().len(), 1, "the first was told, the second still waits");
+}
+
+#[test]
+fn calls_for_a_package_that_is_gone_are_told_so_and_may_come_back_with_another() {
+    let mut bench = Bench::new(9, 100);
+    let a = key("p", "a");
+    bench.call(&a).unwrap();
+    let id = bench.live[0].id;
+    bench.advance(0);
+    bench.pool.failed(id, Step::Missing, "The package is missing.");
+    assert_eq!(bench.answers().pop().unwrap().1.unwrap_err(), Error::Missing);
+    let changed = Arc::new(FunctionKey { digest: "e".to_owned(), ..(*a).clone() });
+    bench.call(&changed).unwrap();
+    bench.settle();
+    assert_eq!(bench.leases().len(), 1);
+}
+
+#[test]
+fn without_an_image_calls_are_told_at_once_but_workers_that_are_up_go_on() {
+    let mut bench = Bench::new(9, 100);
+    let (a, b) = (key("p", "a"), key("p", "b"));
+    for _ in 0..SLOTS {
+        bench.call(&a).unwrap();
+    }
+    bench.settle();
+    let mut held = bench.leases();
+    bench.call(&b).unwrap();
+    bench.pool.image_is_gone(&runtime(), "another");
+    assert!(bench.pool.image(&runtime()).is_some());
+    bench.pool.image_is_gone(&runtime(), "i");
+    assert_eq!(bench.pool.image(&runtime()), None);
+    bench.pool.failed(bench.live[1].id, Step::Died, "gone");
+    assert_eq!(bench.answers().len(), 0, "it is not known yet what became of the image");
+
+    let why = "The runtime cannot be used: image i is not on this machine.";
+    bench.pool.set_unusable(&runtime(), why);
+    let told = Error::Preparation(why.to_owned());
+    assert_eq!(bench.answers().pop().unwrap().1.unwrap_err(), told);
+    assert_eq!(bench.call(&b).unwrap_err(), told);
+    assert!(bench.call(&a).unwrap().is_none(), "it waits for a slot");
+    held.pop();
+    assert_eq!(bench.leases().len(), 1);
+
+    bench.pool.set_runtime(&runtime(), image("i"));
+    assert!(bench.call(&b).unwrap().is_none());
+    bench.settle();
+    assert_eq!(bench.leases().len(), 1);
 }
 
 #[test]
@@ -347,6 +394,8 @@ enum Op {
     GiveUp(usize),
     Prewarm,
     Tick,
+    LoseImage,
+    FindImage,
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -359,6 +408,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (0usize..64).prop_map(Op::GiveUp),
         1 => Just(Op::Prewarm),
         1 => Just(Op::Tick),
+        1 => Just(Op::LoseImage),
+        2 => Just(Op::FindImage),
     ];
     prop::collection::vec(op, 0..120)
 }
@@ -401,6 +452,11 @@ proptest! {
                 }
                 Op::Prewarm => bench.pool.prewarm(&runtime(), 2),
                 Op::Tick => bench.pool.tick(),
+                Op::LoseImage => {
+                    bench.pool.image_is_gone(&runtime(), "i");
+                    bench.pool.set_unusable(&runtime(), "no image");
+                }
+                Op::FindImage => bench.pool.set_runtime(&runtime(), image("i")),
                 _ => {}
             }
             bench.collect();
