@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::json;
+use taibai::db;
+use taibai::model::{EngineId, ExecutionId, ExecutionStatus, Timestamp, engine, execution};
 
 use crate::service::{Service, eventually, output, result};
 
@@ -192,4 +194,68 @@ async fn idle_workers_are_removed() {
     eventually("the idle worker goes", async || service.workers(&function).await.is_empty()).await;
     assert_eq!(service.execute("demo", &function, "").await["status"], "success");
     service.stop_clean().await;
+}
+
+#[tokio::test]
+async fn what_an_engine_on_another_machine_ran_ends_once_its_lease_is_over() {
+    let service = Service::start(&[("engine.lease", "3s")]).await;
+    let runtime = service.runtime().await;
+    let function = service.function("demo", &runtime, COUNT, &[]).await;
+    let home = service.stop().await;
+
+    // Two engines elsewhere: one died a while ago, one is alive and renews its lease.
+    let db = home.database().await;
+    let now = Timestamp::now();
+    let mut rows = Vec::new();
+    for (node, lease_until) in
+        [("dead", Timestamp(now.0 - 1)), ("alive", now.after(Duration::from_secs(600)))]
+    {
+        let engine =
+            engine::Model { id: EngineId::random(), node: node.to_owned(), started_at: now, lease_until };
+        db::engines::register(&db.writer(), engine.clone()).await.unwrap();
+        for sync in [true, false] {
+            let row = execution::Model {
+                id: ExecutionId::random(),
+                project_id: "demo".into(),
+                function_id: function.as_str().into(),
+                function_version: 0,
+                function_alias: None,
+                description: None,
+                status: ExecutionStatus::Running,
+                sync,
+                input: None,
+                result: None,
+                reason: None,
+                start: None,
+                epoch: 1,
+                engine_id: Some(engine.id.clone()),
+                worker: Some("elsewhere".into()),
+                request_id: None,
+                created_at: now,
+                updated_at: None,
+            };
+            rows.push((node, sync, row.id.clone()));
+            db::executions::insert(&db.writer(), row).await.unwrap();
+        }
+    }
+    db.close().await.unwrap();
+
+    let service = Service::start_in(home).await;
+    for (node, sync, id) in &rows {
+        if *node == "dead" {
+            let ended = service.ended("demo", id.as_str()).await;
+            let reason = if *sync { "interrupted" } else { "worker_lost" };
+            assert_eq!((&ended["status"], &result(&ended)["reason"]), (&json!("error"), &json!(reason)));
+        }
+    }
+    // Renewed at least once more by now, and looked at each time.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for (_, _, id) in rows.iter().filter(|(node, ..)| *node == "alive") {
+        assert_eq!(service.execution("demo", id.as_str()).await["status"], "running");
+    }
+    let home = service.stop().await;
+    let db = home.database().await;
+    let left: Vec<_> = db::engines::list(db.reader()).await.unwrap();
+    let left: Vec<&str> = left.iter().map(|engine| engine.node.as_str()).collect();
+    assert_eq!(left, ["alive"], "the dead one is forgotten");
 }

@@ -107,6 +107,13 @@ impl Home {
         path
     }
 
+    /// The database, for a test that looks behind the service or plays another engine.
+    pub async fn database(&self) -> taibai::db::Db {
+        let connection = format!("sqlite:///{}", self.path().join("db.sqlite").display());
+        let config = taibai::config::Database { connection, ..Default::default() };
+        taibai::db::Db::connect(&config).await.unwrap()
+    }
+
     /// Ids of this deployment's containers, in any state.
     pub fn containers(&self) -> Vec<String> {
         let filter = format!("label=org.openstack.taibai.deployment={}", self.deployment);
@@ -288,7 +295,11 @@ impl Service {
 
     /// Registers the runtime of the tests and waits until it can be used.
     pub async fn runtime(&self) -> String {
-        let body = json!({"image": required("TAIBAI_TEST_IMAGE"), "name": "python3"});
+        self.runtime_of(&required("TAIBAI_TEST_IMAGE")).await
+    }
+
+    pub async fn runtime_of(&self, image: &str) -> String {
+        let body = json!({"image": image, "name": "python3"});
         let created = self.ask("admin", "POST", "/v1/runtimes", Some(body)).await.expect(201);
         let id = created["id"].as_str().unwrap().to_owned();
         let path = format!("/v1/runtimes/{id}");
