@@ -15,7 +15,7 @@ use super::pool::{Order, Spawn, Step};
 use super::supervisor::{self, Supervisor};
 use super::worker::{FunctionKey, Worker};
 
-use crate::orchestrator::{RuntimeImage, SlotLimits, WorkerSpec};
+use crate::orchestrator::{self, RuntimeImage, SlotLimits, WorkerSpec};
 use crate::storage;
 use crate::telemetry::Chain;
 
@@ -99,6 +99,10 @@ impl Keeper {
         };
         let started = core.orchestrator.start(&spec).await.map_err(|error| {
             tracing::warn!(error = %Chain(&error), "a worker could not be started");
+            if matches!(error, orchestrator::Error::ImageNotFound { .. }) {
+                // Looked up by its name again, where it may be another image by now.
+                core.pool.image_is_gone(&self.worker.runtime, &image.id);
+            }
             format!("The worker could not be started: {error}.")
         })?;
         let supervisor = Supervisor::new(started.socket);
@@ -139,11 +143,10 @@ impl Keeper {
         let loading = async {
             let content = self.core.store.open(&function.digest).await.map_err(|error| {
                 tracing::error!(function.id = %function.function, error = %Chain(&error), "a package cannot be read");
-                let why = match error {
-                    storage::Error::NotFound => "The package is missing.",
-                    _ => "The package cannot be read.",
-                };
-                (Step::Load, why.to_owned())
+                match error {
+                    storage::Error::NotFound => (Step::Missing, "The package is missing.".to_owned()),
+                    _ => (Step::Load, "The package cannot be read.".to_owned()),
+                }
             })?;
             let supervisor = self.worker.supervisor().ok_or((Step::Load, String::new()))?;
             let load = function.load(self.core.archive);

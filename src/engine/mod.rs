@@ -154,6 +154,9 @@ impl Core {
             let gauge = self.metrics.pool_workers.with_label_values(&[runtime.as_str(), state]);
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    fn observe_queue(&self) {
         self.metrics.queue_waiting.set(i64::try_from(self.pool.waiting()).unwrap_or(i64::MAX));
     }
 }
@@ -198,8 +201,8 @@ impl Engine {
         presence::register(&core).await?;
         for row in db::runtimes::list_all(core.db.reader()).await? {
             match (row.status, &row.active_image) {
-                (RuntimeStatus::Available, _) => reap::ensure_image(&core, &row.id, &row.image).await,
-                (RuntimeStatus::Upgrading, Some(image)) => reap::ensure_image(&core, &row.id, image).await,
+                (RuntimeStatus::Available, _) => reap::ensure_image(&core, &row, &row.image).await,
+                (RuntimeStatus::Upgrading, Some(image)) => reap::ensure_image(&core, &row, image).await,
                 _ => {}
             }
         }

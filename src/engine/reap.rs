@@ -29,7 +29,10 @@ pub(super) async fn tick(core: Arc<Core>) {
     loop {
         tokio::select! {
             () = core.letting_go.cancelled() => return,
-            () = sleep(TICK) => core.pool.tick(),
+            () = sleep(TICK) => {
+                core.pool.tick();
+                core.observe_queue();
+            }
         }
     }
 }
@@ -140,12 +143,12 @@ async fn runtimes(core: &Arc<Core>, probing: &Probing) -> Result<()> {
             RuntimeStatus::Creating => probe_once(core, probing, row),
             RuntimeStatus::Upgrading => {
                 if let Some(image) = &row.active_image {
-                    ensure_image(core, &row.id, image).await;
+                    ensure_image(core, row, image).await;
                 }
                 probe_once(core, probing, row);
             }
             RuntimeStatus::Available => {
-                ensure_image(core, &row.id, &row.image).await;
+                ensure_image(core, row, &row.image).await;
                 core.pool.prewarm(&row.id, core.engine.pool_size as usize);
             }
             RuntimeStatus::Error => {
@@ -165,16 +168,41 @@ async fn runtimes(core: &Arc<Core>, probing: &Probing) -> Result<()> {
     Ok(())
 }
 
-/// The image of a runtime that works already, read anew by each process.
-pub(super) async fn ensure_image(core: &Core, id: &RuntimeId, reference: &str) {
-    if core.pool.image(id).is_some() {
+/// The image of a runtime that works already, looked for until it is found. Where it is not on this
+/// machine any more, calls are told so at once, and so is who looks at the runtime.
+pub(super) async fn ensure_image(core: &Core, row: &runtime::Model, reference: &str) {
+    if core.pool.image(&row.id).is_some() {
         return;
     }
-    match core.orchestrator.inspect_image(reference).await {
-        Ok(image) => core.pool.set_runtime(id, image),
-        Err(error) => {
-            tracing::error!(runtime.id = %id, error = %Chain(&error), "the image of a runtime cannot be used");
+    // The reason names the machine: on another the image may be there.
+    let mine = format!("{}: ", core.node);
+    let known = row.status_reason.as_deref().filter(|reason| reason.starts_with(&mine));
+    let reason = match core.orchestrator.inspect_image(reference).await {
+        Ok(image) => {
+            core.pool.set_runtime(&row.id, image);
+            None
         }
+        Err(
+            error @ (orchestrator::Error::ImageNotFound { .. } | orchestrator::Error::NotARuntime { .. }),
+        ) => {
+            core.pool.set_unusable(&row.id, &format!("The runtime cannot be used: {error}."));
+            Some(format!("{mine}{error}"))
+        }
+        Err(error) => {
+            tracing::error!(runtime.id = %row.id, error = %Chain(&error), "the image of a runtime cannot be looked up");
+            return;
+        }
+    };
+    if known == reason.as_deref() {
+        return;
+    }
+    match &reason {
+        Some(why) => tracing::error!(runtime.id = %row.id, why, "a runtime cannot be used"),
+        None => tracing::info!(runtime.id = %row.id, "a runtime can be used again"),
+    }
+    let (db, status) = (core.db.writer(), row.status);
+    if let Err(error) = db::runtimes::set_status(&db, &row.id, &[status], status, reason.as_deref()).await {
+        tracing::warn!(runtime.id = %row.id, error = %Chain(&error), "a runtime's reason could not be written");
     }
 }
 
@@ -264,7 +292,7 @@ async fn conclude(core: &Core, row: &runtime::Model, probed: Probed) -> Result<(
             tracing::warn!(runtime.id = %row.id, why, "a runtime keeps its image: the new one does not work");
             let reason = format!("Image {} was not taken: {why}", row.image);
             db::runtimes::activate(&db, &row.id, row.status, previous, Some(&reason)).await?;
-            ensure_image(core, &row.id, previous).await;
+            ensure_image(core, row, previous).await;
         }
         (Err(Some(why)), _) => {
             tracing::warn!(runtime.id = %row.id, why, "a runtime does not work");

@@ -81,6 +81,14 @@ impl Plan {
         })
     }
 
+    /// What the function asks for by now, where that is another package: one that was uploaded while
+    /// the call waited takes the place of the one it was to run.
+    async fn renewed(&self, core: &Core) -> Result<Option<Self>> {
+        let Some(function) = function_of(core, &self.key.function).await? else { return Ok(None) };
+        let plan = Self::of(core, &Target { function, version: self.key.version }).await?;
+        Ok((plan.key != self.key).then_some(plan))
+    }
+
     fn timeout(&self) -> Duration {
         Duration::from_millis(self.limits.timeout_ms)
     }
@@ -119,7 +127,7 @@ pub(super) fn new_row(new: &NewExecution) -> execution::Model {
 
 /// Runs a synchronous call and returns the finished row.
 pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Model> {
-    let plan = Plan::of(core, &new.target).await?;
+    let mut plan = Plan::of(core, &new.target).await?;
     let mut row = new_row(&new);
     row.status = ExecutionStatus::Running;
     row.engine_id = Some(core.id.clone());
@@ -140,6 +148,13 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
             Err(pool::Error::Preparation(why)) => {
                 break (Outcome::error(Reason::Preparation, &why), None);
             }
+            Err(error @ pool::Error::Missing) => match plan.renewed(core).await? {
+                Some(newer) => {
+                    plan = newer;
+                    continue;
+                }
+                None => break (Outcome::error(Reason::Preparation, &error.to_string()), None),
+            },
         };
         core.observe_lease(lease.start(), asked.elapsed());
         if row.worker.is_none() {
@@ -204,6 +219,10 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
     let lease = match core.pool.lease(&plan.key, &plan.runtime, asked + core.engine.queue_timeout).await {
         Ok(lease) => lease,
         Err(pool::Error::Preparation(why)) => return dismiss(core, &row, &why).await,
+        Err(error @ pool::Error::Missing) => match plan.renewed(core).await {
+            Ok(None) => return dismiss(core, &row, &error.to_string()).await,
+            Ok(Some(_)) | Err(_) => return later,
+        },
         Err(pool::Error::Full | pool::Error::TimedOut | pool::Error::Closed) => return later,
     };
     core.observe_lease(lease.start(), asked.elapsed());

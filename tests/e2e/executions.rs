@@ -1,10 +1,12 @@
 //! Functions that are created, run, updated and deleted by their users.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::service::{Service, eventually, output, package, result};
+use crate::service::{Service, eventually, output, package, required, result};
 
 const HELLO: &str = r#"
 def main(name='World', **kwargs):
@@ -214,18 +216,13 @@ async fn a_package_that_lies_about_its_size_ends_as_an_error_with_the_reason() {
     };
     assert!(lie(&mut zip, b"PK\x01\x02", 24));
     lie(&mut zip, b"PK\x03\x04", 22);
-    let answer = service.create_function("demo", &runtime, &zip, &[]).await;
-    if answer.status == 201 {
-        let id = answer.json()["id"].as_str().unwrap().to_owned();
-        let ended = service.execute("demo", &id, "").await;
-        assert_eq!(
-            (&ended["status"], output(&ended)),
-            (&json!("error"), json!("Function execution failed."))
-        );
-        assert_eq!(result(&ended)["reason"], "preparation");
-    } else {
-        assert_eq!(answer.status, 400);
-    }
+    // The upload believes the directory; whoever unpacks believes what comes out.
+    let created = service.create_function("demo", &runtime, &zip, &[]).await.expect(201);
+    let ended = service.execute("demo", created["id"].as_str().unwrap(), "").await;
+    assert_eq!((&ended["status"], output(&ended)), (&json!("error"), json!("Function execution failed.")));
+    let result = result(&ended);
+    assert_eq!(result["reason"], "preparation");
+    assert!(result["detail"].as_str().unwrap().contains("not acceptable"), "{result}");
     service.stop_clean().await;
 }
 
@@ -254,13 +251,103 @@ async fn a_runtime_whose_image_does_not_exist_or_is_none_becomes_an_error_and_sa
     service.stop_clean().await;
 }
 
+#[tokio::test]
+async fn a_runtime_whose_image_is_gone_says_so_at_once_and_works_again_when_it_is_back() {
+    let service = Service::start(&[("engine.pool_size", "0")]).await;
+    let image = DerivedImage::build(&service.home.deployment);
+    let runtime = service.runtime_of(&image.0).await;
+    let path = format!("/v1/runtimes/{runtime}");
+    let hello = service.function("demo", &runtime, HELLO, &[]).await;
+    assert_eq!(service.execute("demo", &hello, "").await["status"], "success");
+
+    let detach = format!("/v1/functions/{hello}/detach");
+    assert_eq!(service.ask("admin", "POST", &detach, None).await.status, 202);
+    eventually("nothing runs on the image", async || service.home.containers().is_empty()).await;
+    image.remove();
+
+    let said = "is not on this machine";
+    eventually("the runtime says why", async || {
+        let ended = service.execute("demo", &hello, "").await;
+        assert_eq!((&ended["status"], &result(&ended)["reason"]), (&json!("error"), &json!("preparation")));
+        assert!(result(&ended)["detail"].as_str().unwrap().contains(said), "{ended}");
+        let shown = service.get(&path).await.expect(200);
+        shown["status_reason"].as_str().is_some_and(|why| why.contains(&image.0) && why.contains(said))
+    })
+    .await;
+
+    image.make();
+    eventually("the image is found", async || {
+        service.get(&path).await.expect(200)["status_reason"].is_null()
+    })
+    .await;
+    assert_eq!(service.execute("demo", &hello, "").await["status"], "success");
+    service.stop_clean().await;
+}
+
+#[tokio::test]
+async fn calls_that_waited_while_another_package_was_uploaded_run_that_one() {
+    let service = Service::start(&[("engine.max_workers", "1")]).await;
+    let runtime = service.runtime().await;
+    let busy = "import time\ndef main(**kwargs):\n    time.sleep(3)\n";
+    let other = service.function("other", &runtime, busy, &[]).await;
+    let function = service.function("demo", &runtime, "def main(**kwargs):\n    return 'old'\n", &[]).await;
+    let holding = service.accept("other", &other, "").await;
+    eventually("the only worker is taken", async || !service.workers(&other).await.is_empty()).await;
+
+    let accepted = service.accept("demo", &function, "").await;
+    let upload = async {
+        eventually("both calls wait", async || service.metric("taibai_queue_waiting").await == 2.0).await;
+        let new = package("def main(**kwargs):\n    return 'new'\n");
+        let path = format!("/v1/functions/{function}");
+        service.upload("demo", "PUT", &path, &[], Some(&new)).await.expect(200);
+    };
+    let (called, ()) = tokio::join!(service.execute("demo", &function, ""), upload);
+    assert_eq!((&called["status"], output(&called)), (&json!("success"), json!("new")), "{called}");
+    let ended = service.ended("demo", &accepted).await;
+    assert_eq!((&ended["status"], output(&ended)), (&json!("success"), json!("new")), "{ended}");
+    assert_eq!(service.ended("other", &holding).await["status"], "success");
+    service.stop_clean().await;
+}
+
+/// The runtime of the tests under a name and an id of its own, removed at the end.
+struct DerivedImage(String);
+
+impl DerivedImage {
+    fn build(name: &str) -> Self {
+        let image = Self(format!("taibai-{name}:1"));
+        image.make();
+        image
+    }
+
+    fn make(&self) {
+        let mut build = Command::new("docker")
+            .args(["build", "-q", "-t", &self.0, "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let dockerfile = format!("FROM {}\nLABEL name={}\n", required("TAIBAI_TEST_IMAGE"), self.0);
+        build.stdin.take().unwrap().write_all(dockerfile.as_bytes()).unwrap();
+        assert!(build.wait().unwrap().success());
+    }
+
+    fn remove(&self) {
+        let removed = Command::new("docker").args(["rmi", &self.0]).output().unwrap();
+        assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    }
+}
+
+impl Drop for DerivedImage {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rmi", "-f", &self.0]).output();
+    }
+}
+
 /// An image without anything in it, removed at the end.
 struct EmptyImage(String);
 
 impl EmptyImage {
     fn import() -> Self {
-        use std::io::Write;
-        use std::process::{Command, Stdio};
         let name = format!("taibai-test-empty:{}", std::process::id());
         let mut import = Command::new("docker")
             .args(["import", "-", &name])
@@ -312,8 +399,6 @@ struct NextImage(String);
 
 impl NextImage {
     fn build() -> Self {
-        use std::io::Write;
-        use std::process::{Command, Stdio};
         let name = format!("taibai-test-next:{}", std::process::id());
         let mut build = Command::new("docker")
             .args(["build", "--quiet", "--tag", &name, "-"])
