@@ -41,6 +41,7 @@ fn tables(backend: DbBackend) -> Vec<TableCreateStatement> {
     vec![
         runtimes(backend),
         functions(backend),
+        trusts(backend),
         function_versions(backend),
         function_aliases(backend),
         executions(backend),
@@ -108,9 +109,11 @@ fn functions(backend: DbBackend) -> TableCreateStatement {
         .col(long_text(backend, C::Code).not_null())
         .col(string_len_null(C::PackageDigest, 64))
         .col(big_integer_null(C::PackageBytes))
+        .col(string_len_null(C::ObjectEtag, 80))
         .col(string_len_null(C::Entry, 80))
         .col(big_integer(C::Count))
         .col(string_len_null(C::TrustId, 80))
+        .col(string_len_null(C::TrustReason, 255))
         .col(integer(C::LatestVersion))
         .col(big_integer(C::CreatedAt))
         .col(big_integer_null(C::UpdatedAt))
@@ -120,6 +123,18 @@ fn functions(backend: DbBackend) -> TableCreateStatement {
                 .from(C::Table, C::RuntimeId)
                 .to(Runtimes::Table, Runtimes::Id),
         )
+        .take()
+}
+
+/// Keystone's trusts that this service holds. One that no function refers to is still to be ended, so
+/// its id is no foreign key there.
+fn trusts(backend: DbBackend) -> TableCreateStatement {
+    use Trusts as C;
+    table(backend, C::Table)
+        .col(string_len(C::Id, 80).primary_key())
+        .col(string_len(C::ProjectId, 80))
+        .col(string_len(C::UserId, 80))
+        .col(big_integer(C::CreatedAt))
         .take()
 }
 
@@ -350,12 +365,23 @@ enum Functions {
     Code,
     PackageDigest,
     PackageBytes,
+    ObjectEtag,
     Entry,
     Count,
     TrustId,
+    TrustReason,
     LatestVersion,
     CreatedAt,
     UpdatedAt,
+}
+
+#[derive(DeriveIden)]
+enum Trusts {
+    Table,
+    Id,
+    ProjectId,
+    UserId,
+    CreatedAt,
 }
 
 #[derive(DeriveIden)]

@@ -31,6 +31,7 @@ pub mod execution_logs;
 pub mod executions;
 pub mod functions;
 pub mod runtimes;
+pub mod trusts;
 pub mod versions;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use sea_orm::entity::prelude::*;
 
-use super::{FunctionId, ProjectId, RuntimeId, Timestamp};
+use super::{FunctionId, ProjectId, RuntimeId, Timestamp, TrustId};
 #[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "functions")]
 pub struct Model {
@@ -22,10 +22,15 @@ pub struct Model {
     /// SHA-256 of the package, in hexadecimal; where the bytes are, see `storage`.
     pub package_digest: Option<String>,
     pub package_bytes: Option<i64>,
+    /// What Swift called the content of the function's object when it was looked at last.
+    pub object_etag: Option<String>,
     pub entry: Option<String>,
     /// Executions of version 0.
     pub count: i64,
-    pub trust_id: Option<String>,
+    /// In whose name the function uses the cloud.
+    pub trust_id: Option<TrustId>,
+    /// Why there is no trust, as a sentence.
+    pub trust_reason: Option<String>,
     pub latest_version: i32,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
@@ -35,3 +40,15 @@ pub struct Model {
 pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
+
+impl Model {
+    /// What tells this code from any other: workers are bound to it.
+    pub fn digest(&self) -> Option<String> {
+        self.package_digest.clone().or_else(|| self.object_etag.as_deref().map(object_digest))
+    }
+}
+
+/// The digest of code that is an object in Swift, which is known by its MD5 there.
+pub fn object_digest(etag: &str) -> String {
+    format!("md5:{etag}")
+}

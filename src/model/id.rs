@@ -62,6 +62,10 @@ id!(
     EngineId
 );
 id!(
+    /// A trust, as Keystone calls it.
+    TrustId
+);
+id!(
     /// Name of a worker and of its container.
     WorkerName
 );

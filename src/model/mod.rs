@@ -14,10 +14,11 @@ pub mod execution_log;
 pub mod function;
 pub mod job;
 pub mod runtime;
+pub mod trust;
 pub mod version;
 pub mod webhook;
 
-pub use id::{EngineId, ExecutionId, FunctionId, ProjectId, RuntimeId, WorkerName};
+pub use id::{EngineId, ExecutionId, FunctionId, ProjectId, RuntimeId, TrustId, WorkerName};
 pub use input::Input;
 pub use outcome::{Outcome, Reason};
 pub use scope::{Caller, Scope};
