@@ -40,7 +40,8 @@ pub struct Metrics {
     registry: Registry,
     /// By `call`.
     pub docker_calls: IntCounterVec,
-    pub keystone_calls: IntCounter,
+    /// By `call`.
+    pub keystone_calls: IntCounterVec,
     pub commits: IntCounter,
     /// By `runtime`, `start`, `outcome`.
     pub executions: IntCounterVec,
@@ -77,7 +78,10 @@ impl Metrics {
                 Opts::new("taibai_docker_calls_total", "Calls to the Docker engine."),
                 &["call"],
             )?,
-            keystone_calls: IntCounter::new("taibai_keystone_calls_total", "Calls to Keystone.")?,
+            keystone_calls: IntCounterVec::new(
+                Opts::new("taibai_keystone_calls_total", "Calls to Keystone."),
+                &["call"],
+            )?,
             commits: IntCounter::new("taibai_commits_total", "Transactions committed.")?,
             executions: IntCounterVec::new(executions, &["runtime", "start", "outcome"])?,
             cold_start_seconds: Histogram::with_opts(cold_start)?,
@@ -141,7 +145,7 @@ mod tests {
     fn every_metric_is_rendered_under_its_name_and_labels() {
         let metrics = Metrics::new();
         metrics.docker_calls.with_label_values(&["create"]).inc();
-        metrics.keystone_calls.inc();
+        metrics.keystone_calls.with_label_values(&["validate"]).inc();
         metrics.commits_so_far(2);
         metrics.commits_so_far(2);
         metrics.executions.with_label_values(&["r1", "warm", "success"]).inc();
@@ -154,7 +158,7 @@ mod tests {
 
         for line in [
             r#"taibai_docker_calls_total{call="create"} 1"#,
-            "taibai_keystone_calls_total 1",
+            r#"taibai_keystone_calls_total{call="validate"} 1"#,
             "taibai_commits_total 2",
             r#"taibai_executions_total{outcome="success",runtime="r1",start="warm"} 1"#,
             r#"taibai_cold_start_seconds_bucket{le="0.2"} 1"#,

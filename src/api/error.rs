@@ -1,20 +1,26 @@
 //! Errors to responses: the only place that knows status codes.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
 use crate::auth::Rejected;
 use crate::error::Error;
 
+static SERVER_ERROR_MESSAGE: HeaderName = HeaderName::from_static("server-error-message");
+
 /// What a request is refused with.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error(transparent)]
     Domain(#[from] Error),
-    #[error(transparent)]
-    Unauthorized(#[from] Rejected),
+    #[error("{rejected}")]
+    Unauthorized {
+        rejected: Rejected,
+        /// How one makes oneself known.
+        challenge: Option<String>,
+    },
     #[error("The resource could not be found.")]
     NoSuchRoute,
     #[error("{text}")]
@@ -31,7 +37,7 @@ impl ApiError {
 
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::NoSuchRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Framework(status) => *status,
@@ -69,6 +75,19 @@ impl ApiError {
             }
             Self::Domain(Error::Busy(_)) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::Domain(Error::Unavailable { .. }) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            Self::Unauthorized { rejected, challenge } => {
+                if let Ok(text) = HeaderValue::from_str(&rejected.to_string()) {
+                    headers.insert(SERVER_ERROR_MESSAGE.clone(), text);
+                }
+                let challenge =
+                    challenge.as_deref().and_then(|challenge| HeaderValue::from_str(challenge).ok());
+                if let Some(challenge) = challenge {
+                    headers.insert(header::WWW_AUTHENTICATE, challenge);
+                }
             }
             _ => {}
         }
@@ -141,10 +160,10 @@ mod tests {
             (Error::Unavailable { what: "It", source: "x".into() }, 503),
         ];
         for (error, status) in statuses {
-            let busy = matches!(error, Error::Busy(_));
+            let later = matches!(error, Error::Busy(_) | Error::Unavailable { .. });
             let response = ApiError::from(error).response(None);
             assert_eq!(response.status(), status);
-            assert_eq!(response.headers().contains_key("retry-after"), busy);
+            assert_eq!(response.headers().contains_key("retry-after"), later);
         }
     }
 }

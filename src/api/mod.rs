@@ -12,19 +12,22 @@ mod wire;
 use std::sync::Arc;
 
 use actix_web::dev::Payload;
-use actix_web::{FromRequest, HttpRequest, web};
+use actix_web::http::header::HeaderValue;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 use futures_util::future::LocalBoxFuture;
 use tracing::Span;
 
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Failure, Shown};
 use crate::config::Config;
 use crate::db::Db;
 use crate::engine::gateway::Gateway;
+use crate::error::Error;
 use crate::model::Caller;
 use crate::policy::Policy;
 use crate::resource::{Executions, Functions, Runtimes};
 use crate::storage::PackageStore;
 use error::ApiError;
+use middleware::RequestId;
 
 /// What handlers work with. One per process, shared by its HTTP workers as `web::Data<App>`.
 pub struct App {
@@ -43,10 +46,16 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(config: &Config, db: Db, store: Arc<dyn PackageStore>, engine: Gateway) -> Self {
+    pub fn new(
+        config: &Config,
+        authenticator: Authenticator,
+        db: Db,
+        store: Arc<dyn PackageStore>,
+        engine: Gateway,
+    ) -> Self {
         Self {
             policy: Policy::default(),
-            authenticator: Authenticator::new(config.api.auth_strategy),
+            authenticator,
             runtimes: Runtimes::new(db.clone(), engine.clone()),
             functions: Functions::new(db.clone(), Arc::clone(&store), engine.clone(), config),
             executions: Executions::new(db.clone(), engine.clone()),
@@ -74,11 +83,32 @@ impl FromRequest for Caller {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let app = App::of(request).clone();
-        let header = request.headers().get("x-auth-token").cloned();
+        let header = |name: &str| request.headers().get(name).cloned();
+        let (token, service_token) = (header("x-auth-token"), header("x-service-token"));
+        let (method, path) = (request.method().clone(), request.path().to_owned());
+        let id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
         Box::pin(async move {
             // A token is ASCII; what is not can be nobody's.
-            let token = header.as_ref().map(|value| value.to_str().unwrap_or(""));
-            let caller = app.authenticator.authenticate(token).await?;
+            let text = |value: &Option<HeaderValue>| {
+                value.as_ref().map(|value| value.to_str().unwrap_or("").to_owned())
+            };
+            let (token, service_token) = (text(&token), text(&service_token));
+            let shown = Shown {
+                token: token.as_deref(),
+                service_token: service_token.as_deref(),
+                method: method.as_str(),
+                path: &path,
+                request_id: id.as_deref(),
+            };
+            let caller = app.authenticator.authenticate(&shown).await.map_err(|failure| match failure {
+                Failure::Rejected(rejected) => {
+                    ApiError::Unauthorized { rejected, challenge: app.authenticator.challenge() }
+                }
+                Failure::NoProject => Error::Guarded(failure.to_string()).into(),
+                Failure::Unavailable(source) => {
+                    Error::Unavailable { what: "The identity service", source }.into()
+                }
+            })?;
             let span = Span::current();
             span.record("project.id", caller.project_id.as_str());
             span.record("user.id", caller.user_id.as_str());

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{App, middleware, routes};
+use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::db::{self, Db};
 use crate::engine::testing;
@@ -63,7 +64,7 @@ async fn site() -> Site {
     let store = LocalStore::open(packages, config.storage.max_package_bytes).await.unwrap();
     let store = Arc::new(store);
     let gateway = testing::without_workers(&config, db.clone(), store.clone());
-    let app = web::Data::new(App::new(&config, db, store, gateway));
+    let app = web::Data::new(App::new(&config, Authenticator::new(&config, None).unwrap(), db, store, gateway));
     Site { directory, app }
 }
 

@@ -1,32 +1,85 @@
-//! `X-Auth-Token` to [`Caller`]. No rules: what a caller may do is `policy`'s.
+//! What a request shows to [`Caller`]. No rules: what a caller may do is `policy`'s.
 
-use crate::config::AuthStrategy;
+mod access_rules;
+mod keystone;
+
+use crate::config::{AuthStrategy, Config};
+use crate::error::Source;
 use crate::model::Caller;
+use crate::openstack::Keystone;
+use keystone::KeystoneTokens;
 
 /// Why nobody is known by what a request carried. The text never repeats the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
+    #[error("Failed to validate access token: Authentication required")]
+    Missing,
     #[error("Failed to validate access token: Auth token is invalid")]
     Invalid,
+    #[error("Failed to validate access token: Service token is invalid")]
+    Service,
+    #[error(
+        "Failed to validate access token: The access rules of the application credential do not allow this"
+    )]
+    AccessRules,
+}
+
+/// Why a request goes no further.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// Everything here belongs to a project.
+    #[error("The token is not scoped to a project.")]
+    NoProject,
+    /// Who would know does not answer. That says nothing against the token.
+    #[error("the identity service is unavailable")]
+    Unavailable(#[source] Source),
+}
+
+/// What a request shows of who makes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a> {
+    pub token: Option<&'a str>,
+    /// A service's own token, beside that of the user for whom it asks.
+    pub service_token: Option<&'a str>,
+    pub method: &'a str,
+    pub path: &'a str,
+    pub request_id: Option<&'a str>,
 }
 
 /// How callers are known; see `[api] auth_strategy`.
 #[derive(Debug, Clone)]
 pub enum Authenticator {
     Noauth,
+    Keystone(Box<KeystoneTokens>),
 }
 
 impl Authenticator {
-    pub fn new(strategy: AuthStrategy) -> Self {
-        match strategy {
+    /// `keystone` is needed where `auth_strategy` says so.
+    pub fn new(config: &Config, keystone: Option<Keystone>) -> Result<Self, Source> {
+        Ok(match config.api.auth_strategy {
             AuthStrategy::Noauth => Self::Noauth,
-        }
+            AuthStrategy::Keystone => {
+                let keystone = keystone.ok_or("auth_strategy = keystone, and no Keystone to ask")?;
+                Self::Keystone(Box::new(KeystoneTokens::new(&config.keystone_authtoken, keystone)))
+            }
+        })
     }
 
     /// Who asks. A strategy that asks another service waits for it here.
-    pub async fn authenticate(&self, token: Option<&str>) -> Result<Caller, Rejected> {
+    pub async fn authenticate(&self, shown: &Shown<'_>) -> Result<Caller, Failure> {
         match self {
-            Self::Noauth => noauth(token),
+            Self::Noauth => Ok(noauth(shown.token)?),
+            Self::Keystone(tokens) => tokens.authenticate(shown).await,
+        }
+    }
+
+    /// How one makes oneself known here, for `WWW-Authenticate`.
+    pub fn challenge(&self) -> Option<String> {
+        match self {
+            Self::Noauth => None,
+            Self::Keystone(tokens) => Some(format!("Keystone uri=\"{}\"", tokens.uri)),
         }
     }
 }
@@ -47,11 +100,7 @@ fn noauth(token: Option<&str>) -> Result<Caller, Rejected> {
 }
 
 fn caller(user: &str, project: &str, roles: &[&str]) -> Caller {
-    Caller {
-        user_id: user.to_owned(),
-        project_id: project.into(),
-        roles: roles.iter().map(|&role| role.to_owned()).collect(),
-    }
+    Caller::new(user, project, roles.iter().map(|&role| role.to_owned()).collect())
 }
 
 #[cfg(test)]

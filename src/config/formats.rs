@@ -28,6 +28,35 @@ pub mod text {
     }
 }
 
+/// Anything, and never shown. A secret that is set is not written out either.
+pub mod secret {
+    use secrecy::{ExposeSecret, SecretString};
+
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+        String::deserialize(deserializer).map(SecretString::from)
+    }
+
+    pub fn serialize<S: Serializer>(value: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if value.expose_secret().is_empty() { "" } else { "(not shown)" })
+    }
+}
+
+/// Names with commas between them.
+pub mod list {
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    }
+
+    pub fn serialize<S: Serializer>(value: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&value.join(", "))
+    }
+}
+
 pub mod path {
     use std::path::{Path, PathBuf};
 

@@ -267,8 +267,7 @@ mod tests {
 
     #[test]
     fn trouble_in_a_file_is_one_line_that_says_where_and_what_would_be_right() {
-        const SECTIONS: &str =
-            "the sections are api, database, docker, engine, logging, resource_limits, storage";
+        const SECTIONS: &str = "the sections are api, database, docker, engine, keystone_authtoken, logging, resource_limits, storage";
         for (text, message) in [
             (
                 "[engin]\n",
@@ -339,7 +338,7 @@ mod tests {
             ),
             (
                 "[api]\nauth_strategy = keystoen\n",
-                "taibai.conf:2: [api] auth_strategy = keystoen: expected noauth",
+                "taibai.conf:2: [api] auth_strategy = keystoen: expected noauth or keystone",
             ),
             ("[database]\nconnection =\n", "taibai.conf:2: [database] connection: must not be empty"),
             (
@@ -411,7 +410,7 @@ mod tests {
                 "TAIBAI_METRICS__PORT",
                 "1",
                 "TAIBAI_METRICS__PORT: [metrics]: unknown section; the sections are \
-                 api, database, docker, engine, logging, resource_limits, storage",
+                 api, database, docker, engine, keystone_authtoken, logging, resource_limits, storage",
             ),
         ] {
             assert_eq!(with("", &[(name, value)]).map(|_| ()), Err(message.to_owned()));

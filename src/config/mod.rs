@@ -13,5 +13,6 @@ pub use error::Error;
 pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
-    Api, AuthStrategy, Config, Database, Docker, Durability, Engine, Logging, ResourceLimits, Storage,
+    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, KeystoneAuthtoken, Logging,
+    ResourceLimits, Storage,
 };

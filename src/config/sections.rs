@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::formats::{address, bytes, choice, duration, flag, number, path, text};
+use secrecy::SecretString;
+
+use super::formats::{address, bytes, choice, duration, flag, list, number, path, secret, text};
 use super::section::{Opt, Section, config, section};
+use crate::model::Interface;
 
 config! {
     /// What taibai.conf says, with defaults for what it does not.
@@ -16,6 +19,7 @@ config! {
         pub database: Database,
         pub docker: Docker,
         pub engine: Engine,
+        pub keystone_authtoken: KeystoneAuthtoken,
         pub logging: Logging,
         pub resource_limits: ResourceLimits,
         pub storage: Storage,
@@ -28,6 +32,8 @@ config! {
 pub enum AuthStrategy {
     /// Nobody is asked for a token. For one machine and one user.
     Noauth,
+    /// Tokens are Keystone's.
+    Keystone,
 }
 
 section! {
@@ -37,7 +43,7 @@ section! {
         pub host: IpAddr as "address" = Ipv4Addr::LOCALHOST.into();
         /// Port to listen on; 0 picks a free one.
         pub port: u16 as "number" = 7070;
-        /// How callers are known: `noauth`.
+        /// How callers are known: `noauth`, or `keystone` (see `[keystone_authtoken]`).
         pub auth_strategy: AuthStrategy as "choice" = AuthStrategy::Noauth;
         /// Listen beyond loopback although `auth_strategy` is `noauth`: everyone who reaches the port is an administrator.
         pub allow_noauth_from_anywhere: bool as "flag" = false;
@@ -46,6 +52,13 @@ section! {
         /// How long a shutdown waits for requests and executions under way.
         pub shutdown_timeout: Duration as "duration" = Duration::from_secs(310);
     }
+}
+
+/// How the service gets a token of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthType {
+    Password,
 }
 
 /// What a commit survives.
@@ -129,6 +142,50 @@ section! {
         pub keep_workers_on_shutdown: bool as "flag" = true;
         /// How long an engine that stopped answering keeps its executions.
         pub lease: Duration as "duration" = Duration::from_secs(15);
+    }
+}
+
+section! {
+    /// `[keystone_authtoken]`: Keystone, and the account that asks it. The keys are those of other services.
+    pub struct KeystoneAuthtoken {
+        /// Where users get tokens; said in answers to requests without one. Empty for `auth_url`.
+        pub www_authenticate_uri: String as "text" = String::new();
+        /// Where this service gets its own token, such as http://controller:5000/v3.
+        pub auth_url: String as "text" = String::new();
+        /// How it gets it: `password`.
+        pub auth_type: AuthType as "choice" = AuthType::Password;
+        /// Name of the service's user.
+        pub username: String as "text" = String::new();
+        /// Password of the service's user.
+        pub password: SecretString as "secret" = SecretString::default();
+        /// Domain of the service's user.
+        pub user_domain_name: String as "text" = "Default".to_owned();
+        /// Project of the service's user.
+        pub project_name: String as "text" = "service".to_owned();
+        /// Domain of that project.
+        pub project_domain_name: String as "text" = "Default".to_owned();
+        /// Region in which other services are looked up; empty for the first in the catalog.
+        pub region_name: String as "text" = String::new();
+        /// Under which of their URLs: `public`, `internal` or `admin`.
+        pub interface: Interface as "choice" = Interface::Internal;
+        /// File with the certificates, in PEM, of the authorities to trust beside the system's.
+        pub cafile: PathBuf as "path" = PathBuf::new();
+        /// Believe any certificate. For tests only.
+        pub insecure: bool as "flag" = false;
+        /// How long to wait for a connection.
+        pub http_connect_timeout: Duration as "duration" = Duration::from_secs(5);
+        /// How long to wait for Keystone's answer.
+        pub timeout: Duration as "duration" = Duration::from_secs(30);
+        /// How long a validated token is taken without asking again, and so how long a revoked one may still pass.
+        pub token_cache_time: Duration as "duration" = Duration::from_secs(300);
+        /// Most bytes of tokens' descriptions that are kept.
+        pub token_cache_bytes: u64 as "bytes" = 64 << 20;
+        /// Roles of which a service needs one for its own token, sent beside a user's, to count.
+        pub service_token_roles: Vec<String> as "list" = vec!["service".to_owned()];
+        /// Whether it needs one at all.
+        pub service_token_roles_required: bool as "flag" = true;
+        /// Type of this service, in the access rules of application credentials.
+        pub service_type: String as "text" = "function-engine".to_owned();
     }
 }
 

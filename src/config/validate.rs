@@ -5,9 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use protocol::worker::{PARENT_UID, UIDS};
+use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
-use super::{Api, AuthStrategy, Config, Database, Docker, Engine, Error, Logging, ResourceLimits, Storage};
+use super::{
+    Api, AuthStrategy, Config, Database, Docker, Engine, Error, KeystoneAuthtoken, Logging, ResourceLimits,
+    Storage,
+};
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
@@ -29,6 +33,9 @@ impl Config {
         database(&self.database)?;
         docker(&self.docker, &self.engine)?;
         engine(&self.engine)?;
+        if self.api.auth_strategy == AuthStrategy::Keystone {
+            self.keystone_authtoken.validate()?;
+        }
         logging(&self.logging)?;
         resource_limits(&self.resource_limits)?;
         storage(&self.storage)
@@ -103,6 +110,31 @@ fn engine(engine: &Engine) -> Result {
     positive("engine", "lease", engine.lease)
 }
 
+impl KeystoneAuthtoken {
+    /// Checks what is needed to ask Keystone anything. Where nobody asks it, nothing is.
+    pub fn validate(&self) -> Result {
+        const NAME: &str = "keystone_authtoken";
+        url(NAME, "auth_url", &self.auth_url)?;
+        if !self.www_authenticate_uri.is_empty() {
+            url(NAME, "www_authenticate_uri", &self.www_authenticate_uri)?;
+        }
+        filled(NAME, "username", &self.username)?;
+        filled(NAME, "password", self.password.expose_secret())?;
+        filled(NAME, "user_domain_name", &self.user_domain_name)?;
+        filled(NAME, "project_name", &self.project_name)?;
+        filled(NAME, "project_domain_name", &self.project_domain_name)?;
+        filled(NAME, "service_type", &self.service_type)?;
+        positive(NAME, "http_connect_timeout", self.http_connect_timeout)?;
+        positive(NAME, "timeout", self.timeout)?;
+        at_least(NAME, "token_cache_bytes", self.token_cache_bytes, 1 << 20)?;
+        if self.service_token_roles_required && self.service_token_roles.is_empty() {
+            let reason = "must not be empty while service_token_roles_required = true";
+            return Err(Error::key(NAME, "service_token_roles", reason));
+        }
+        Ok(())
+    }
+}
+
 fn logging(logging: &Logging) -> Result {
     filled("logging", "level", &logging.level)?;
     match EnvFilter::builder().parse(&logging.level) {
@@ -163,6 +195,17 @@ fn range(keys: [&str; 3], [least, default, most]: [i64; 3]) -> Result {
 fn filled(section: &str, key: &str, value: &(impl AsRef<Path> + ?Sized)) -> Result {
     if value.as_ref().as_os_str().as_bytes().trim_ascii().is_empty() {
         return Err(Error::key(section, key, "must not be empty"));
+    }
+    Ok(())
+}
+
+fn url(section: &str, key: &str, value: &str) -> Result {
+    filled(section, key, value)?;
+    let usable = osauth_reqwest::Url::parse(value)
+        .is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.query().is_none());
+    if !usable {
+        let reason = "expected a URL such as http://controller:5000/v3";
+        return Err(Error::key(section, key, reason).with_value(value));
     }
     Ok(())
 }
@@ -327,6 +370,43 @@ mod tests {
         for (change, message) in cases {
             assert_eq!(trouble(change), *message);
         }
+    }
+
+    #[test]
+    fn what_keystone_needs_is_asked_for_where_keystone_is_asked() {
+        type Change = fn(&mut KeystoneAuthtoken);
+        let with = |change: Change| {
+            trouble(|c| {
+                c.api.auth_strategy = AuthStrategy::Keystone;
+                c.keystone_authtoken = KeystoneAuthtoken {
+                    auth_url: "http://controller:5000/v3".to_owned(),
+                    username: "taibai".to_owned(),
+                    password: "secret".into(),
+                    ..KeystoneAuthtoken::default()
+                };
+                change(&mut c.keystone_authtoken);
+            })
+        };
+        assert_eq!(with(|_| ()), "ok");
+        let cases: &[(Change, &str)] = &[
+            (|k| k.auth_url.clear(), "auth_url: must not be empty"),
+            (
+                |k| k.auth_url = "controller:5000".to_owned(),
+                "auth_url = controller:5000: expected a URL such as http://controller:5000/v3",
+            ),
+            (|k| k.username.clear(), "username: must not be empty"),
+            (|k| k.password = "".into(), "password: must not be empty"),
+            (|k| k.project_name.clear(), "project_name: must not be empty"),
+            (|k| k.timeout = Duration::ZERO, "timeout = 0s: expected more than nothing"),
+            (
+                |k| k.service_token_roles.clear(),
+                "service_token_roles: must not be empty while service_token_roles_required = true",
+            ),
+        ];
+        for (change, message) in cases {
+            assert_eq!(with(*change), format!("[keystone_authtoken] {message}"));
+        }
+        assert_eq!(trouble(|c| c.keystone_authtoken.auth_url = "nonsense".to_owned()), "ok");
     }
 
     #[test]

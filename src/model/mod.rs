@@ -1,11 +1,13 @@
 //! Rows, ids and statuses: data without queries or I/O.
 
+mod catalog;
 mod id;
 mod input;
 mod outcome;
 mod scope;
 mod status;
 mod time;
+mod token;
 
 pub mod alias;
 pub mod engine;
@@ -18,9 +20,11 @@ pub mod trust;
 pub mod version;
 pub mod webhook;
 
+pub use catalog::{Catalog, CatalogEndpoint, CatalogService, Interface};
 pub use id::{EngineId, ExecutionId, FunctionId, ProjectId, RuntimeId, TrustId, WorkerName};
 pub use input::Input;
 pub use outcome::{Outcome, Reason};
 pub use scope::{Caller, Scope};
 pub use status::{ExecutionStatus, JobStatus, RuntimeStatus, Start};
 pub use time::Timestamp;
+pub use token::{AccessRule, ApplicationCredential, Token, TokenInfo, UserToken};

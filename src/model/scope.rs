@@ -1,14 +1,39 @@
-use super::ProjectId;
+use super::{ProjectId, UserToken};
 
 /// Who asks: what is left of a token once it has been validated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Caller {
     pub user_id: String,
+    pub user_name: Option<String>,
+    pub user_domain_id: Option<String>,
     pub project_id: ProjectId,
+    pub project_name: Option<String>,
+    pub project_domain_id: Option<String>,
     pub roles: Vec<String>,
+    /// What the caller showed, where there is a Keystone: to ask other services in its name.
+    pub identity: Option<UserToken>,
 }
 
 impl Caller {
+    /// A caller of whom no more is known than this.
+    pub fn new(user_id: impl Into<String>, project_id: impl Into<ProjectId>, roles: Vec<String>) -> Self {
+        Self {
+            user_id: user_id.into(),
+            user_name: None,
+            user_domain_id: None,
+            project_id: project_id.into(),
+            project_name: None,
+            project_domain_id: None,
+            roles,
+            identity: None,
+        }
+    }
+
+    /// Whether the caller's token can make a trust; without Keystone there is nothing to delegate.
+    pub fn can_delegate(&self) -> bool {
+        self.identity.as_ref().is_some_and(|identity| identity.info.can_delegate())
+    }
+
     pub fn is_admin(&self) -> bool {
         self.roles.iter().any(|role| role == "admin")
     }

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     fn caller(role: &str) -> Caller {
-        Caller { user_id: "u".to_owned(), project_id: "p".into(), roles: vec![role.to_owned()] }
+        Caller::new("u", "p", vec![role.to_owned()])
     }
 
     #[test]

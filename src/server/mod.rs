@@ -8,9 +8,12 @@ use actix_web::{App as HttpApp, HttpResponse, HttpServer, web};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, App};
-use crate::config::Config;
+use crate::auth::Authenticator;
+use crate::config::{AuthStrategy, Config};
 use crate::db::Db;
 use crate::engine::{self, Engine, NodeLock};
+use crate::error::Source;
+use crate::openstack::Keystone;
 use crate::orchestrator;
 use crate::storage::LocalStore;
 use crate::telemetry::{Chain, Metrics};
@@ -23,6 +26,8 @@ pub enum Error {
     Docker(#[from] orchestrator::Error),
     #[error("the package store cannot be used")]
     Storage(#[from] crate::storage::Error),
+    #[error("callers cannot be known")]
+    Identity(#[source] Source),
     #[error("this machine is taken")]
     Lock(#[from] engine::LockError),
     #[error("the engine cannot start")]
@@ -49,6 +54,14 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     db.ensure_current().await?;
     let store =
         Arc::new(LocalStore::open(&config.storage.file_system_dir, config.storage.max_package_bytes).await?);
+    let keystone = match config.api.auth_strategy {
+        AuthStrategy::Keystone => Some(
+            Keystone::new(&config.keystone_authtoken, metrics.keystone_calls.clone())
+                .map_err(Error::Identity)?,
+        ),
+        AuthStrategy::Noauth => None,
+    };
+    let authenticator = Authenticator::new(&config, keystone).map_err(Error::Identity)?;
     // Before anything on this machine is touched that another engine of the deployment may own.
     let lock = NodeLock::acquire(&config.docker)?;
     let containers = orchestrator::connect(&config.docker, metrics.docker_calls.clone()).await?;
@@ -56,7 +69,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
 
     let (gateway, engine) =
         Engine::start(&config, lock, db.clone(), store.clone(), containers, metrics.clone()).await?;
-    let app = web::Data::new(App::new(&config, db.clone(), store, gateway));
+    let app = web::Data::new(App::new(&config, authenticator, db.clone(), store, gateway));
     let (server, address) = match http_server(&config, app, metrics, db.clone()) {
         Ok(bound) => bound,
         Err(error) => {

@@ -75,11 +75,9 @@ mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
-    use crate::model::ProjectId;
 
     fn listing(role: &str, query: &str) -> Result<Listing> {
-        let project_id: ProjectId = "own".into();
-        let caller = Caller { user_id: "u".to_owned(), project_id, roles: vec![role.to_owned()] };
+        let caller = Caller::new("u", "own", vec![role.to_owned()]);
         let request = TestRequest::with_uri(&format!("/x?{query}")).to_http_request();
         let query = Query::lenient(&request).unwrap();
         Listing::of(&Policy::default(), &caller, &query, "function:get_all:all_projects")
