@@ -23,6 +23,7 @@ use crate::db::Db;
 use crate::engine::gateway::Gateway;
 use crate::error::Error;
 use crate::model::Caller;
+use crate::openstack::Keystone;
 use crate::policy::Policy;
 use crate::resource::{Executions, Functions, Runtimes};
 use crate::storage::PackageStore;
@@ -49,6 +50,7 @@ impl App {
     pub fn new(
         config: &Config,
         authenticator: Authenticator,
+        keystone: Option<Keystone>,
         db: Db,
         store: Arc<dyn PackageStore>,
         engine: Gateway,
@@ -57,7 +59,7 @@ impl App {
             policy: Policy::default(),
             authenticator,
             runtimes: Runtimes::new(db.clone(), engine.clone()),
-            functions: Functions::new(db.clone(), Arc::clone(&store), engine.clone(), config),
+            functions: Functions::new(db.clone(), Arc::clone(&store), engine.clone(), keystone, config),
             executions: Executions::new(db.clone(), engine.clone()),
             engine,
             db,
@@ -100,15 +102,17 @@ impl FromRequest for Caller {
                 path: &path,
                 request_id: id.as_deref(),
             };
-            let caller = app.authenticator.authenticate(&shown).await.map_err(|failure| match failure {
-                Failure::Rejected(rejected) => {
-                    ApiError::Unauthorized { rejected, challenge: app.authenticator.challenge() }
-                }
-                Failure::NoProject => Error::Guarded(failure.to_string()).into(),
-                Failure::Unavailable(source) => {
-                    Error::Unavailable { what: "The identity service", source }.into()
-                }
-            })?;
+            let mut caller =
+                app.authenticator.authenticate(&shown).await.map_err(|failure| match failure {
+                    Failure::Rejected(rejected) => {
+                        ApiError::Unauthorized { rejected, challenge: app.authenticator.challenge() }
+                    }
+                    Failure::NoProject => Error::Guarded(failure.to_string()).into(),
+                    Failure::Unavailable(source) => {
+                        Error::Unavailable { what: "The identity service", source }.into()
+                    }
+                })?;
+            caller.request_id = id;
             let span = Span::current();
             span.record("project.id", caller.project_id.as_str());
             span.record("user.id", caller.user_id.as_str());

@@ -23,6 +23,7 @@ config! {
         pub logging: Logging,
         pub resource_limits: ResourceLimits,
         pub storage: Storage,
+        pub trusts: Trusts,
     }
 }
 
@@ -140,6 +141,8 @@ section! {
         pub max_log_bytes: u64 as "bytes" = 1 << 20;
         /// Leave workers running when the service stops, so that its next start finds them warm.
         pub keep_workers_on_shutdown: bool as "flag" = true;
+        /// How often objects in Swift that workers were started from are looked at for changes.
+        pub object_check_interval: Duration as "duration" = Duration::from_secs(30);
         /// How long an engine that stopped answering keeps its executions.
         pub lease: Duration as "duration" = Duration::from_secs(15);
     }
@@ -220,6 +223,14 @@ section! {
         pub min_timeout: i32 as "number" = 1;
         /// Seconds.
         pub max_timeout: i32 as "number" = 300;
+    }
+}
+
+section! {
+    /// `[trusts]`: what functions may do in the cloud.
+    pub struct Trusts {
+        /// Roles that a function gets, as far as whoever uploads it has them. `admin` is never delegated.
+        pub roles: Vec<String> as "list" = ["member", "reader", "swiftoperator"].map(str::to_owned).to_vec();
     }
 }
 

@@ -68,6 +68,27 @@ pub async fn increment_count(db: &impl ConnectionTrait, id: &FunctionId, by: u32
     Ok(())
 }
 
+/// Notes that a function's object has another content; `false` where others noted one meanwhile.
+pub async fn set_object(
+    db: &impl ConnectionTrait,
+    id: &FunctionId,
+    from: Option<&str>,
+    etag: &str,
+    bytes: i64,
+) -> Result<bool> {
+    let done = Entity::update_many()
+        .col_expr(Column::ObjectEtag, Expr::value(etag))
+        .col_expr(Column::PackageBytes, Expr::value(bytes))
+        .filter(Column::Id.eq(id.clone()))
+        .filter(match from {
+            Some(from) => Column::ObjectEtag.eq(from),
+            None => Column::ObjectEtag.is_null(),
+        })
+        .exec(db)
+        .await?;
+    Ok(done.rows_affected == 1)
+}
+
 const OVER: [JobStatus; 2] = [JobStatus::Done, JobStatus::Cancelled];
 
 /// Jobs that name the function itself and are not over. Jobs by alias are held by the alias.
@@ -165,6 +186,17 @@ mod tests {
         let row = versions::find(db.reader(), &function.id, 1).await.unwrap().unwrap();
         assert_eq!(row.count, 11);
         assert_eq!(versions::find(db.reader(), &function.id, 0).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn an_object_is_noted_over_the_one_that_was_known() {
+        let (db, function) = one().await;
+        let known = function.object_etag.as_deref();
+        assert!(!set_object(&db.writer(), &function.id, None, "e", 1).await.unwrap());
+        assert!(set_object(&db.writer(), &function.id, known, "e", 7).await.unwrap());
+        assert!(!set_object(&db.writer(), &function.id, known, "f", 8).await.unwrap());
+        let row = find(db.reader(), &function.id, &own()).await.unwrap().unwrap();
+        assert_eq!((row.object_etag.as_deref(), row.package_bytes), (Some("e"), Some(7)));
     }
 
     #[tokio::test]

@@ -1,9 +1,11 @@
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+};
 
 use super::Result;
 use crate::model::trust::{Column, Entity, Model};
-use crate::model::{TrustId, function};
+use crate::model::{Timestamp, TrustId, function};
 
 pub async fn insert(db: &impl ConnectionTrait, trust: Model) -> Result<()> {
     Entity::insert(trust.into_active_model()).exec_without_returning(db).await?;
@@ -14,14 +16,16 @@ pub async fn find(db: &impl ConnectionTrait, id: &TrustId) -> Result<Option<Mode
     Ok(Entity::find_by_id(id.clone()).one(db).await?)
 }
 
-/// Trusts that no function needs any more, the oldest first.
-pub async fn list_unused(db: &impl ConnectionTrait, limit: u64) -> Result<Vec<Model>> {
+/// Trusts made before then that no function has, the oldest first.
+pub async fn list_unused(db: &impl ConnectionTrait, before: Timestamp, limit: u64) -> Result<Vec<Model>> {
     let used = Query::select()
         .column(function::Column::TrustId)
         .from(function::Entity)
         .and_where(function::Column::TrustId.is_not_null())
         .to_owned();
-    let unused = Entity::find().filter(Expr::col(Column::Id).not_in_subquery(used));
+    let unused = Entity::find()
+        .filter(Column::CreatedAt.lt(before))
+        .filter(Expr::col(Column::Id).not_in_subquery(used));
     Ok(unused.order_by_asc(Column::CreatedAt).limit(limit).all(db).await?)
 }
 
@@ -35,8 +39,6 @@ mod tests {
     use super::*;
     use crate::db::testing::{database, function, project, runtime};
     use crate::db::{functions, runtimes};
-    use crate::model::Timestamp;
-
     #[tokio::test]
     async fn a_trust_is_unused_once_no_function_has_it() {
         let db = database().await;
@@ -56,14 +58,16 @@ mod tests {
         for trust in [&newer, &used, &older] {
             insert(&db.writer(), trust.clone()).await.unwrap();
         }
-        assert_eq!(list_unused(db.reader(), 9).await.unwrap(), [older.clone(), newer.clone()]);
-        assert_eq!(list_unused(db.reader(), 1).await.unwrap(), [older.clone()]);
+        let late = Timestamp(4);
+        assert_eq!(list_unused(db.reader(), Timestamp(3), 9).await.unwrap(), [older.clone()]);
+        assert_eq!(list_unused(db.reader(), late, 9).await.unwrap(), [older.clone(), newer.clone()]);
+        assert_eq!(list_unused(db.reader(), late, 1).await.unwrap(), [older.clone()]);
         assert_eq!(find(db.reader(), &used.id).await.unwrap(), Some(used.clone()));
 
         let transaction = db.begin().await.unwrap();
         functions::delete(&transaction, &function.id).await.unwrap();
         transaction.commit().await.unwrap();
-        assert_eq!(list_unused(db.reader(), 1).await.unwrap(), [used.clone()]);
+        assert_eq!(list_unused(db.reader(), late, 1).await.unwrap(), [used.clone()]);
         assert!(delete(&db.writer(), &used.id).await.unwrap());
         assert!(!delete(&db.writer(), &used.id).await.unwrap());
     }

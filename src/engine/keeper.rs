@@ -9,14 +9,13 @@ use tokio::time::{Instant, interval, sleep};
 use tokio_util::io::ReaderStream;
 use tracing::Instrument;
 
-use super::Core;
 use super::place::WorkerId;
 use super::pool::{Order, Spawn, Step};
 use super::supervisor::{self, Supervisor};
 use super::worker::{FunctionKey, Worker};
+use super::{Core, code};
 
 use crate::orchestrator::{self, RuntimeImage, SlotLimits, WorkerSpec};
-use crate::storage;
 use crate::telemetry::Chain;
 
 /// How long a package may take to reach the worker and be unpacked there.
@@ -141,12 +140,10 @@ impl Keeper {
 
     async fn specialize(&mut self, function: &Arc<FunctionKey>) {
         let loading = async {
-            let content = self.core.store.open(&function.digest).await.map_err(|error| {
-                tracing::error!(function.id = %function.function, error = %Chain(&error), "a package cannot be read");
-                match error {
-                    storage::Error::NotFound => (Step::Missing, "The package is missing.".to_owned()),
-                    _ => (Step::Load, "The package cannot be read.".to_owned()),
-                }
+            let content = code::open(&self.core, function).await.map_err(|error| match error {
+                code::Error::Replaced => (Step::Missing, "The package is missing.".to_owned()),
+                code::Error::Refused(why) => (Step::Refused, why),
+                code::Error::Failed(why) => (Step::Load, why),
             })?;
             let supervisor = self.worker.supervisor().ok_or((Step::Load, String::new()))?;
             let load = function.load(self.core.archive);

@@ -18,6 +18,7 @@ use crate::storage::PackageStore;
 use crate::telemetry::{Chain, Metrics};
 
 mod adopt;
+mod code;
 pub mod gateway;
 mod keeper;
 pub mod place;
@@ -27,9 +28,11 @@ mod queue;
 mod reap;
 pub mod recorder;
 mod run;
+mod sessions;
 pub mod supervisor;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod trusts;
 pub mod worker;
 
 pub use presence::{LockError, NodeLock};
@@ -37,6 +40,7 @@ pub use presence::{LockError, NodeLock};
 use gateway::Gateway;
 use pool::{Limits, Pool};
 use recorder::Recorder;
+pub use sessions::Sessions;
 
 /// Why an engine cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +68,8 @@ struct Core {
     db: Db,
     store: Arc<dyn PackageStore>,
     orchestrator: Arc<dyn Orchestrator>,
+    /// Sessions of functions in the cloud; none without Keystone.
+    sessions: Option<Sessions>,
     metrics: Metrics,
     pool: Arc<Pool>,
     recorder: Recorder,
@@ -90,6 +96,7 @@ impl Core {
         db: Db,
         store: Arc<dyn PackageStore>,
         orchestrator: Arc<dyn Orchestrator>,
+        sessions: Option<Sessions>,
         metrics: Metrics,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<pool::Spawn>) {
         let engine = config.engine.clone();
@@ -112,6 +119,7 @@ impl Core {
             db,
             store,
             orchestrator,
+            sessions,
             metrics,
             pool: Pool::new(limits, spawns, reaper.clone()),
             recorder,
@@ -194,9 +202,10 @@ impl Engine {
         db: Db,
         store: Arc<dyn PackageStore>,
         orchestrator: Arc<dyn Orchestrator>,
+        sessions: Option<Sessions>,
         metrics: Metrics,
     ) -> Result<(Gateway, Self), StartError> {
-        let (core, spawns) = Core::new(config, db, store, orchestrator, metrics);
+        let (core, spawns) = Core::new(config, db, store, orchestrator, sessions, metrics);
         tracing::info!(engine.id = %core.id, node = core.node, "the engine starts");
         presence::register(&core).await?;
         for row in db::runtimes::list_all(core.db.reader()).await? {
@@ -213,6 +222,10 @@ impl Engine {
         core.tasks.spawn(keeper::keep_all(core.clone(), spawns));
         core.tasks.spawn(presence::keep(core.clone()));
         core.tasks.spawn(queue::run(core.clone()));
+        core.tasks.spawn(code::watch(core.clone()));
+        if let Some(sessions) = &core.sessions {
+            core.tasks.spawn(sessions.clone().keep(core.letting_go.clone()));
+        }
         core.tasks.spawn(reap::tick(core.clone()));
         core.tasks.spawn(reap::run(core.clone()));
         Ok((Gateway::new(core.clone()), Self { core, _lock: lock }))

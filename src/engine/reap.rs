@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Core;
 use super::worker::{FunctionKey, WorkerState};
+use super::{Core, trusts};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::model::{RuntimeId, RuntimeStatus, Scope, runtime};
@@ -51,6 +51,9 @@ pub(super) async fn run(core: Arc<Core>) {
             full_at = Instant::now() + FULL;
             if let Err(error) = orphans(&core).await {
                 tracing::warn!(error = %Chain(&error), "containers could not be brought into step");
+            }
+            if let Err(error) = trusts::sweep(&core).await {
+                tracing::warn!(error = %Chain(&error), "trusts could not be looked up");
             }
             if let Err(error) = functions(&core).await {
                 tracing::warn!(error = %Chain(&error), "functions could not be looked up");
@@ -121,7 +124,7 @@ async fn functions(core: &Core) -> Result<()> {
         let digest = match key.version {
             0 => db::functions::find(core.db.reader(), &key.function, &Scope::All)
                 .await?
-                .and_then(|function| function.package_digest),
+                .and_then(|function| function.digest()),
             number => db::versions::find(core.db.reader(), &key.function, number)
                 .await?
                 .and_then(|version| version.package_digest),

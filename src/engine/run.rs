@@ -12,12 +12,14 @@ use super::Core;
 use super::gateway::{NewExecution, Target};
 use super::pool::{self, Lease};
 use super::recorder::Claim;
+use super::sessions::{self, Session};
 use super::supervisor::{self, Supervisor};
 use super::worker::FunctionKey;
 use crate::db;
 use crate::error::{Error, Result, Source};
 use crate::model::{
-    ExecutionId, ExecutionStatus, FunctionId, Outcome, Reason, RuntimeId, Scope, Start, Timestamp, execution,
+    ExecutionId, ExecutionStatus, FunctionId, Outcome, Reason, RuntimeId, Scope, Start, Timestamp, TrustId,
+    execution,
 };
 use crate::telemetry::Chain;
 
@@ -42,13 +44,14 @@ struct Plan {
     runtime: RuntimeId,
     entry: String,
     limits: ExecutionLimits,
+    trust: Option<TrustId>,
 }
 
 impl Plan {
     async fn of(core: &Core, target: &Target) -> Result<Self> {
         let function = &target.function;
         let digest = match target.version {
-            0 => function.package_digest.clone(),
+            0 => function.digest(),
             number => match db::versions::find(core.db.reader(), &function.id, number).await? {
                 Some(version) => version.package_digest,
                 None => {
@@ -78,6 +81,7 @@ impl Plan {
                 max_result_bytes: core.engine.max_result_bytes,
                 max_log_bytes: core.engine.max_log_bytes,
             },
+            trust: function.trust_id.clone(),
         })
     }
 
@@ -137,7 +141,9 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
     let mut tries = 0;
     let (outcome, ran_on) = loop {
         let asked = Instant::now();
-        let lease = match core.pool.lease(&plan.key, &plan.runtime, deadline).await {
+        let lease = core.pool.lease(&plan.key, &plan.runtime, deadline);
+        let (lease, session) = tokio::join!(lease, session_for(core, &plan, row.request_id.as_deref()));
+        let lease = match lease {
             Ok(lease) => lease,
             Err(error @ (pool::Error::Full | pool::Error::Closed)) => {
                 return Err(Error::Busy(error.to_string()));
@@ -156,13 +162,20 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
                 None => break (Outcome::error(Reason::Preparation, &error.to_string()), None),
             },
         };
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::info!(error = %Chain(&error), "a function gets no session");
+                break (Outcome::error(Reason::Preparation, &error.to_string()), None);
+            }
+        };
         core.observe_lease(lease.start(), asked.elapsed());
         if row.worker.is_none() {
             row.worker = Some(lease.worker().name.clone());
             core.recorder.begin(row.clone()).await;
         }
         let worker = lease.worker().clone();
-        match run_on(core, lease, &plan, attempt.clone(), &row).await {
+        match run_on(core, lease, &plan, session, attempt.clone(), &row).await {
             Ran::Ended(outcome) => break (outcome, Some(worker)),
             Ran::Lost(why) => break (Outcome::error(Reason::WorkerLost, &why), None),
             Ran::Refused(why) => break (Outcome::error(Reason::Preparation, &why), None),
@@ -216,7 +229,9 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
         }
     };
     let asked = Instant::now();
-    let lease = match core.pool.lease(&plan.key, &plan.runtime, asked + core.engine.queue_timeout).await {
+    let lease = core.pool.lease(&plan.key, &plan.runtime, asked + core.engine.queue_timeout);
+    let (lease, session) = tokio::join!(lease, session_for(core, &plan, row.request_id.as_deref()));
+    let lease = match lease {
         Ok(lease) => lease,
         Err(pool::Error::Preparation(why)) => return dismiss(core, &row, &why).await,
         Err(error @ pool::Error::Missing) => match plan.renewed(core).await {
@@ -224,6 +239,14 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
             Ok(Some(_)) | Err(_) => return later,
         },
         Err(pool::Error::Full | pool::Error::TimedOut | pool::Error::Closed) => return later,
+    };
+    let session = match session {
+        Ok(session) => session,
+        Err(error @ sessions::Error::Invalid) => return dismiss(core, &row, &error.to_string()).await,
+        Err(error) => {
+            tracing::warn!(execution.id = %row.id, error = %Chain(&error), "a function gets no session yet");
+            return later;
+        }
     };
     core.observe_lease(lease.start(), asked.elapsed());
     let claim = Claim {
@@ -242,7 +265,7 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
     };
     let attempt = Attempt { execution: row.id.to_string(), epoch };
     let worker = lease.worker().clone();
-    let outcome = match run_on(core, lease, &plan, attempt.clone(), &row).await {
+    let outcome = match run_on(core, lease, &plan, session, attempt.clone(), &row).await {
         Ran::Ended(outcome) => {
             core.observe_end(&plan.runtime, &outcome);
             if finish(core, &row.id, epoch, outcome).await {
@@ -337,7 +360,14 @@ enum Ran {
 }
 
 /// Runs one attempt on a worker. The slot is free again when this returns.
-async fn run_on(core: &Core, lease: Lease, plan: &Plan, attempt: Attempt, row: &execution::Model) -> Ran {
+async fn run_on(
+    core: &Core,
+    lease: Lease,
+    plan: &Plan,
+    session: Option<Arc<Session>>,
+    attempt: Attempt,
+    row: &execution::Model,
+) -> Ran {
     let worker = lease.worker();
     let Some(supervisor) = worker.supervisor() else {
         return Ran::NotStarted("The worker has no supervisor.".to_owned());
@@ -353,10 +383,14 @@ async fn run_on(core: &Core, lease: Lease, plan: &Plan, attempt: Attempt, row: &
         limits: plan.limits,
         fresh: false,
         request_id: row.request_id.clone(),
+        openstack: session.as_ref().map(|session| session.openstack.clone()),
         acknowledge: settled.clone(),
     };
     let deadline = Instant::now() + plan.timeout() + GRACE;
-    let answer = supervisor.execute(&execute, deadline).await;
+    let answer = match &session {
+        Some(session) => supervisor.execute_in(&session.cloud, &execute, deadline).await,
+        None => supervisor.execute(&execute, deadline).await,
+    };
     if answer.is_err() {
         worker.settle(settled);
     }
@@ -375,11 +409,16 @@ async fn run_on(core: &Core, lease: Lease, plan: &Plan, attempt: Attempt, row: &
     match answer {
         Ok(outcome) => {
             core.observe_run(Duration::from_secs_f64(outcome.duration_ms.max(0.0) / 1000.0));
+            if outcome.token_refused
+                && let (Some(sessions), Some(trust), Some(session)) = (&core.sessions, &plan.trust, &session)
+            {
+                sessions.refused(trust, session);
+            }
             Ran::Ended(outcome_of(outcome, lease.start(), plan.limits.timeout_ms))
         }
         Err(supervisor::Error::Refused(refusal)) => match refusal.kind {
             RefusalKind::Malformed => Ran::Refused(refusal.reason),
-            RefusalKind::NoSlot | RefusalKind::Fenced | RefusalKind::Unknown => {
+            RefusalKind::NoSlot | RefusalKind::Fenced | RefusalKind::Unknown | RefusalKind::UnknownCloud => {
                 Ran::NotStarted(refusal.reason)
             }
             RefusalKind::NotLoaded | RefusalKind::Failed | RefusalKind::Loaded | RefusalKind::BadPackage => {
@@ -393,6 +432,18 @@ async fn run_on(core: &Core, lease: Lease, plan: &Plan, attempt: Attempt, row: &
             lease.lost();
             Ran::Lost(format!("{error}"))
         }
+    }
+}
+
+/// What the function uses the cloud with; `None` where it has no trust.
+async fn session_for(
+    core: &Core,
+    plan: &Plan,
+    request_id: Option<&str>,
+) -> Result<Option<Arc<Session>>, sessions::Error> {
+    match (&core.sessions, &plan.trust) {
+        (Some(sessions), Some(trust)) => sessions.get(trust, plan.timeout(), request_id).await.map(Some),
+        _ => Ok(None),
     }
 }
 
@@ -460,6 +511,7 @@ mod tests {
             log: "log".to_owned(),
             log_truncated: true,
             reused: false,
+            token_refused: false,
         };
         let outcome = outcome_of(outcome, Start::Warm, 5000);
         assert_eq!((outcome.log.as_str(), outcome.log_truncated), ("log", true));

@@ -7,7 +7,7 @@ use std::time::Instant;
 use protocol::worker::{Attempt, Load};
 
 use super::supervisor::Supervisor;
-use crate::model::{FunctionId, ProjectId, RuntimeId, WorkerName};
+use crate::model::{FunctionId, ProjectId, RuntimeId, WorkerName, function};
 
 /// What a worker is bound to, once and for all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,11 +17,16 @@ pub struct FunctionKey {
     pub function: FunctionId,
     /// 0 is the working copy.
     pub version: i32,
-    /// SHA-256 of the package, in hexadecimal.
+    /// From [`function::Model::digest`].
     pub digest: String,
 }
 
 impl FunctionKey {
+    /// Whether the code is an object in Swift.
+    pub fn is_object(&self) -> bool {
+        self.digest.starts_with(function::OBJECT)
+    }
+
     pub fn load(&self, limits: protocol::archive::Limits) -> Load {
         Load {
             project: self.project.to_string(),

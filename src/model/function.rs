@@ -46,9 +46,39 @@ impl Model {
     pub fn digest(&self) -> Option<String> {
         self.package_digest.clone().or_else(|| self.object_etag.as_deref().map(object_digest))
     }
+
+    /// Where the code is, if it is an object in Swift.
+    pub fn place(&self) -> Option<Place> {
+        Place::of_code(&serde_json::from_str(&self.code).ok()?)
+    }
 }
+
+/// Where an object is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub container: String,
+    pub object: String,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.container, self.object)
+    }
+}
+
+impl Place {
+    /// From the `swift` of a `code` object; `None` where either name is missing.
+    pub fn of_code(code: &serde_json::Map<String, serde_json::Value>) -> Option<Self> {
+        let named =
+            |key| Some(code.get("swift")?.get(key)?.as_str().filter(|name| !name.is_empty())?.to_owned());
+        Some(Self { container: named("container")?, object: named("object")? })
+    }
+}
+
+/// How such a digest begins.
+pub const OBJECT: &str = "md5:";
 
 /// The digest of code that is an object in Swift, which is known by its MD5 there.
 pub fn object_digest(etag: &str) -> String {
-    format!("md5:{etag}")
+    format!("{OBJECT}{etag}")
 }

@@ -21,6 +21,7 @@ pub mod version;
 pub mod webhook;
 
 pub use catalog::{Catalog, CatalogEndpoint, CatalogService, Interface};
+pub use function::object_digest;
 pub use id::{EngineId, ExecutionId, FunctionId, ProjectId, RuntimeId, TrustId, WorkerName};
 pub use input::Input;
 pub use outcome::{Outcome, Reason};

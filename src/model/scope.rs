@@ -12,6 +12,8 @@ pub struct Caller {
     pub roles: Vec<String>,
     /// What the caller showed, where there is a Keystone: to ask other services in its name.
     pub identity: Option<UserToken>,
+    /// The request in which it asks.
+    pub request_id: Option<String>,
 }
 
 impl Caller {
@@ -26,6 +28,7 @@ impl Caller {
             project_domain_id: None,
             roles,
             identity: None,
+            request_id: None,
         }
     }
 

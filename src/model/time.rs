@@ -17,6 +17,10 @@ impl Timestamp {
         Self(Utc::now().timestamp_micros())
     }
 
+    pub fn before(self, time: std::time::Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     pub fn after(self, delay: std::time::Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(delay.as_micros()).unwrap_or(i64::MAX)))
     }

@@ -4,17 +4,23 @@ use std::sync::Arc;
 
 use protocol::archive;
 use sea_orm::Set;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::packages::Packages;
+use super::trusts::{Delegation, Trusts};
 use super::{MAX_TEXT, check_length, runtimes};
 use crate::config::{Config, ResourceLimits};
 use crate::db::{self, Db, Filter};
 use crate::engine::gateway::{Gateway, Target};
 use crate::error::{Error, Result};
 use crate::model::{Caller, FunctionId, RuntimeId, RuntimeStatus, Scope, Timestamp, function};
+use crate::openstack::Keystone;
 use crate::storage::{Content, PackageStore, Received};
 use crate::telemetry::Chain;
+
+mod code;
+
+use code::open_object;
 
 const DEFAULT_ENTRY: &str = "main.main";
 const MAX_ENTRY: usize = 80;
@@ -63,23 +69,28 @@ pub struct Functions {
     db: Db,
     engine: Gateway,
     packages: Packages,
+    trusts: Trusts,
     limits: ResourceLimits,
     archive_limits: archive::Limits,
-}
-
-/// The columns that say where the code is.
-struct Code {
-    code: String,
-    digest: Option<String>,
-    bytes: Option<i64>,
+    /// Most bytes of an object in Swift.
+    max_object_bytes: u64,
 }
 
 impl Functions {
-    pub fn new(db: Db, store: Arc<dyn PackageStore>, engine: Gateway, config: &Config) -> Self {
+    /// Without Keystone functions have no session in a cloud, and no code from one.
+    pub fn new(
+        db: Db,
+        store: Arc<dyn PackageStore>,
+        engine: Gateway,
+        keystone: Option<Keystone>,
+        config: &Config,
+    ) -> Self {
         Self {
+            trusts: Trusts::new(db.clone(), keystone, config),
             db,
             engine,
             packages: Packages::new(store),
+            max_object_bytes: config.storage.max_package_bytes,
             limits: config.resource_limits.clone(),
             archive_limits: config.storage.archive_limits(),
         }
@@ -99,9 +110,12 @@ impl Functions {
         Ok(Target { function: self.get(caller, id).await?, version: 0 })
     }
 
-    /// The package of the working copy.
+    /// The package of the working copy. An object in Swift is read with the caller's rights.
     pub async fn open(&self, caller: &Caller, id: &FunctionId) -> Result<Content> {
         let function = self.get(caller, id).await?;
+        if source_of(&function)? == Source::Swift {
+            return open_object(self.trusts.keystone(), caller, &function).await;
+        }
         let Some(digest) = &function.package_digest else {
             return Err(Error::NotSupported("Download image function is not allowed.".to_owned()));
         };
@@ -124,13 +138,15 @@ impl Functions {
             Source::Image => None,
             _ => Some(input.entry.take().unwrap_or_else(|| DEFAULT_ENTRY.to_owned())),
         };
+        let new = match source {
+            Source::Package => self.package(&code, input.package.take()).await?,
+            Source::Swift => self.object(caller, &code).await?,
+            Source::Image => code::image(&code)?,
+        };
+        let delegation = self.delegate(caller, source).await?;
         // Held until the row is committed, so that nobody deletes the package in between.
         let _held = self.packages.hold().await;
-        let code = match source {
-            Source::Package => self.take_package(&code, input.package.take()).await?,
-            Source::Swift => return Err(swift_refusal(&code)),
-            Source::Image => image(&code)?,
-        };
+        let code = self.keep(new).await?;
         let row = function::Model {
             id: FunctionId::random(),
             project_id: caller.project_id.clone(),
@@ -143,9 +159,11 @@ impl Functions {
             code: code.code,
             package_digest: code.digest,
             package_bytes: code.bytes,
+            object_etag: code.etag,
             entry,
             count: 0,
-            trust_id: None,
+            trust_id: delegation.trust,
+            trust_reason: delegation.reason,
             latest_version: 0,
             created_at: Timestamp::now(),
             updated_at: None,
@@ -173,17 +191,19 @@ impl Functions {
     ) -> Result<function::Model> {
         self.check(&input)?;
         let code = input.code.take();
-        let code_changes = code.is_some()
-            || input.package.is_some()
-            || input.entry.is_some()
-            || input.cpu.is_some()
-            || input.memory_size.is_some();
+        let runs_other_code = code.is_some() || input.package.is_some() || input.entry.is_some();
+        let code_changes = runs_other_code || input.cpu.is_some() || input.memory_size.is_some();
         let current = self.get(caller, id).await?;
         if code_changes {
             self.check_may_change(&current, code.as_ref()).await?;
         }
+        let new = self.new_code(caller, &current, code.as_ref(), input.package.take()).await?;
+        let delegation = if runs_other_code { self.delegate_anew(caller, &current).await? } else { None };
         let held = self.packages.hold().await;
-        let new = self.new_package(&current, code.as_ref(), input.package.take()).await?;
+        let new = match new {
+            Some(new) => Some(self.keep(new).await?),
+            None => None,
+        };
 
         let tx = self.db.begin().await?;
         let row = db::functions::find_for_update(&tx, id, &caller.scope()).await?;
@@ -192,13 +212,14 @@ impl Functions {
         if code_changes && db::functions::has_live_jobs(&tx, id).await? {
             return Err(live_jobs());
         }
-        let row = db::functions::update(&tx, change(id, input, new)).await?;
+        let row = db::functions::update(&tx, change(id, input, new, delegation)).await?;
         let row = row.ok_or_else(|| Error::not_found("Function", id))?;
         tx.commit().await?;
         drop(held);
 
-        let runs_as =
-            |row: &function::Model| (row.package_digest.clone(), row.entry.clone(), row.cpu, row.memory_size);
+        let runs_as = |row: &function::Model| {
+            (row.digest(), row.code.clone(), row.entry.clone(), row.cpu, row.memory_size)
+        };
         if runs_as(&before) != runs_as(&row) {
             self.release(id, 0).await;
         }
@@ -207,7 +228,49 @@ impl Functions {
         {
             self.packages.forget(&self.db, digest).await;
         }
+        if before.trust_id != row.trust_id
+            && let Some(trust) = &before.trust_id
+        {
+            self.trusts.end_soon(trust);
+        }
         Ok(row)
+    }
+
+    /// What a new function uses the cloud with. One whose code is in Swift cannot do without.
+    async fn delegate(&self, caller: &Caller, source: Source) -> Result<Delegation> {
+        if source == Source::Image {
+            return Ok(Delegation::default());
+        }
+        let delegation = self.trusts.delegate(caller).await?;
+        match &delegation.reason {
+            Some(reason) if source == Source::Swift => Err(Error::Invalid(format!(
+                "A function in Swift needs a session of its own to read the object. {reason}"
+            ))),
+            _ => Ok(delegation),
+        }
+    }
+
+    /// Whoever has a function run other code lends it its own rights: nobody's are used for code of
+    /// another's. `None` where they are the caller's already.
+    async fn delegate_anew(&self, caller: &Caller, current: &function::Model) -> Result<Option<Delegation>> {
+        let source = source_of(current)?;
+        if source == Source::Image || self.trusts.keystone().is_none() {
+            return Ok(None);
+        }
+        if caller.project_id != current.project_id {
+            return match source {
+                Source::Swift => Err(Error::Guarded(
+                    "A function in Swift can only be changed in its own project.".to_owned(),
+                )),
+                _ => Ok(Some(Delegation::of_another_project())),
+            };
+        }
+        if let Some(trust) = &current.trust_id
+            && self.trusts.user_of(trust).await?.as_ref() == Some(&caller.user_id)
+        {
+            return Ok(None);
+        }
+        self.delegate(caller, source).await.map(Some)
     }
 
     /// Removes a function with its versions and its finished jobs, then its workers and packages.
@@ -233,6 +296,9 @@ impl Functions {
         db::functions::delete(&tx, id).await?;
         tx.commit().await?;
 
+        if let Some(trust) = &row.trust_id {
+            self.trusts.end_soon(trust);
+        }
         let mut digests: Vec<_> = row.package_digest.into_iter().collect();
         self.release(id, 0).await;
         for version in versions {
@@ -311,66 +377,25 @@ impl Functions {
         }
         Ok(())
     }
-
-    /// What an update makes of the code; `None` where it stays. Keeps a new package.
-    async fn new_package(
-        &self,
-        current: &function::Model,
-        code: Option<&Map<String, Value>>,
-        package: Option<Received>,
-    ) -> Result<Option<Code>> {
-        let stored: Map<String, Value> = serde_json::from_str(&current.code).map_err(Error::internal)?;
-        let claimed = code.and_then(|code| code.get("md5sum")).filter(|md5| !md5.is_null());
-        let same = claimed.is_some() && claimed == stored.get("md5sum");
-        let Some(package) = package else {
-            if claimed.is_some() && !same {
-                return Err(Error::invalid(
-                    "The package of a function is changed by sending another one as 'package'.",
-                ));
-            }
-            return Ok(None);
-        };
-        if same {
-            return Err(Error::invalid("The function code checksum is not changed."));
-        }
-        if current.package_digest.as_ref() == Some(&package.digest) && claimed.is_none() {
-            return Ok(None);
-        }
-        let none = Map::new();
-        self.take_package(code.unwrap_or(&none), Some(package)).await.map(Some)
-    }
-
-    /// Checks a package against what was said of it, and keeps it.
-    async fn take_package(&self, code: &Map<String, Value>, package: Option<Received>) -> Result<Code> {
-        let package = package.ok_or_else(|| {
-            Error::invalid(
-                "A package is missing: send the zip file as the part 'package' of a multipart form.",
-            )
-        })?;
-        if let Some(claimed) = code.get("md5sum").filter(|md5| !md5.is_null()) {
-            let claimed = claimed.as_str().unwrap_or_default();
-            if !claimed.eq_ignore_ascii_case(&package.md5) {
-                return Err(Error::invalid("Package md5 mismatch."));
-            }
-        }
-        let package = package.check(self.archive_limits).await?;
-        let taken = Code {
-            code: json!({"source": "package", "md5sum": package.md5}).to_string(),
-            digest: Some(package.digest.clone()),
-            bytes: Some(i64::try_from(package.bytes).map_err(Error::internal)?),
-        };
-        self.packages.keep(package).await?;
-        Ok(taken)
-    }
 }
 
 /// The columns that an update writes; counters are not among them, which others raise meanwhile.
-fn change(id: &FunctionId, input: Input, code: Option<Code>) -> function::ActiveModel {
+fn change(
+    id: &FunctionId,
+    input: Input,
+    code: Option<code::Kept>,
+    delegation: Option<Delegation>,
+) -> function::ActiveModel {
     let mut change = function::ActiveModel { id: Set(id.clone()), ..Default::default() };
     if let Some(code) = code {
         change.code = Set(code.code);
         change.package_digest = Set(code.digest);
         change.package_bytes = Set(code.bytes);
+        change.object_etag = Set(code.etag);
+    }
+    if let Some(delegation) = delegation {
+        change.trust_id = Set(delegation.trust);
+        change.trust_reason = Set(delegation.reason);
     }
     if input.name.is_some() {
         change.name = Set(input.name);
@@ -395,23 +420,6 @@ fn change(id: &FunctionId, input: Input, code: Option<Code>) -> function::Active
 
 fn live_jobs() -> Error {
     Error::Guarded("The function is still associated with running job(s).".to_owned())
-}
-
-/// What is wrong with a Swift object here: first what the caller could mend.
-fn swift_refusal(code: &Map<String, Value>) -> Error {
-    let given = |key| code.get("swift").and_then(|swift| swift.get(key)).and_then(Value::as_str);
-    if given("container").is_none() || given("object").is_none() {
-        return Error::invalid("Both container and object must be provided for swift type function.");
-    }
-    Error::invalid("Swift object not supported.")
-}
-
-fn image(code: &Map<String, Value>) -> Result<Code> {
-    let image = code.get("image").and_then(Value::as_str).filter(|image| !image.trim().is_empty());
-    let image = image.ok_or_else(|| Error::invalid("code must name the image as a string in 'image'."))?;
-    check_length("image", Some(image), MAX_TEXT)?;
-    let code = json!({"source": "image", "image": image}).to_string();
-    Ok(Code { code, digest: None, bytes: None })
 }
 
 /// Both sides of the last dot are needed to find what to call.
@@ -462,28 +470,5 @@ mod tests {
                 "cpu resource limitation not within the allowable range: 100 ~ 300(millicpu)."
             );
         }
-    }
-
-    #[test]
-    fn an_image_function_needs_an_image() {
-        let object = |value: Value| value.as_object().unwrap().clone();
-        assert!(image(&object(json!({"source": "image"}))).is_err());
-        assert!(image(&object(json!({"source": "image", "image": 5}))).is_err());
-        let code = image(&object(json!({"source": "image", "image": "x", "md5sum": 1}))).unwrap();
-        assert_eq!(
-            serde_json::from_str::<Value>(&code.code).unwrap(),
-            json!({"source": "image", "image": "x"})
-        );
-    }
-
-    #[test]
-    fn a_swift_object_is_refused_for_the_first_reason_there_is() {
-        let refused = |value: Value| swift_refusal(value.as_object().unwrap()).to_string();
-        assert!(refused(json!({"source": "swift"})).starts_with("Both container and object"));
-        assert!(refused(json!({"swift": {"container": "c"}})).starts_with("Both container and object"));
-        assert_eq!(
-            refused(json!({"swift": {"container": "c", "object": "o"}})),
-            "Swift object not supported."
-        );
     }
 }

@@ -6,6 +6,7 @@ pub mod functions;
 pub mod runtimes;
 
 mod packages;
+mod trusts;
 
 pub use executions::Executions;
 pub use functions::Functions;

@@ -11,7 +11,7 @@ use crate::api::{self, App};
 use crate::auth::Authenticator;
 use crate::config::{AuthStrategy, Config};
 use crate::db::Db;
-use crate::engine::{self, Engine, NodeLock};
+use crate::engine::{self, Engine, NodeLock, Sessions};
 use crate::error::Source;
 use crate::openstack::Keystone;
 use crate::orchestrator;
@@ -61,15 +61,22 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         ),
         AuthStrategy::Noauth => None,
     };
-    let authenticator = Authenticator::new(&config, keystone).map_err(Error::Identity)?;
+    let sessions = match &keystone {
+        Some(keystone) => {
+            Some(Sessions::new(keystone.clone(), &config.keystone_authtoken).map_err(Error::Identity)?)
+        }
+        None => None,
+    };
+    let authenticator = Authenticator::new(&config, keystone.clone()).map_err(Error::Identity)?;
     // Before anything on this machine is touched that another engine of the deployment may own.
     let lock = NodeLock::acquire(&config.docker)?;
     let containers = orchestrator::connect(&config.docker, metrics.docker_calls.clone()).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
     let (gateway, engine) =
-        Engine::start(&config, lock, db.clone(), store.clone(), containers, metrics.clone()).await?;
-    let app = web::Data::new(App::new(&config, authenticator, db.clone(), store, gateway));
+        Engine::start(&config, lock, db.clone(), store.clone(), containers, sessions, metrics.clone())
+            .await?;
+    let app = web::Data::new(App::new(&config, authenticator, keystone, db.clone(), store, gateway));
     let (server, address) = match http_server(&config, app, metrics, db.clone()) {
         Ok(bound) => bound,
         Err(error) => {

@@ -5,7 +5,7 @@ use protocol::archive::Limits;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{Error, Result, blocking, check};
+use super::{Content, Error, Result, blocking, check};
 
 /// How much is gathered before it is written and hashed: a hop to another thread for each chunk of
 /// a request would cost more than the work.
@@ -82,6 +82,15 @@ pub struct Received {
 }
 
 impl Received {
+    /// The package to be read here and now, without being kept.
+    pub async fn into_content(self) -> Result<Content> {
+        let bytes = self.bytes;
+        // Its name goes, the content stays as long as it is read.
+        let mut file = self.file.into_file();
+        std::io::Seek::rewind(&mut file)?;
+        Ok(Content { bytes, reader: Box::new(tokio::fs::File::from_std(file)) })
+    }
+
     /// Checks that this is a zip file that holds nothing it must not hold. What the directory
     /// claims of sizes is checked against the truth when the package is unpacked, in the container.
     pub async fn check(self, limits: Limits) -> Result<Self> {

@@ -62,6 +62,9 @@ struct FunctionView<C> {
     project_id: String,
     created_at: Time,
     updated_at: Option<Time>,
+    /// Whether `context['os_session']` is a session, and a sentence where it is not.
+    os_session: bool,
+    os_session_reason: Option<String>,
 }
 
 impl<C> FunctionView<C> {
@@ -81,6 +84,8 @@ impl<C> FunctionView<C> {
             project_id: row.project_id.0,
             created_at: Time(row.created_at),
             updated_at: row.updated_at.map(Time),
+            os_session: row.trust_id.is_some(),
+            os_session_reason: row.trust_reason,
         }
     }
 }
@@ -272,7 +277,7 @@ mod tests {
     #[test]
     fn code_is_an_object_alone_and_text_in_a_list() {
         let head = r#"{"id":"f","name":"hello","description":null,"cpu":100,"memory_size":33554432,"timeout":5,"runtime_id":null,"code":"#;
-        let tail = r#","entry":"main.main","count":0,"latest_version":0,"project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null}"#;
+        let tail = r#","entry":"main.main","count":0,"latest_version":0,"project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null,"os_session":false,"os_session_reason":"no trust"}"#;
         let alone = serde_json::to_string(&FunctionView::alone(row()).unwrap()).unwrap();
         assert_eq!(alone, format!(r#"{head}{{"source":"package","md5sum":"m"}}{tail}"#));
         let listed = serde_json::to_string(&FunctionView::in_a_list(row())).unwrap();
