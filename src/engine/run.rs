@@ -334,6 +334,7 @@ async fn run_on(core: &Core, lease: Lease, plan: &Plan, attempt: Attempt, row: &
         limits: plan.limits,
         fresh: false,
         request_id: row.request_id.clone(),
+        openstack: None,
         acknowledge: settled.clone(),
     };
     let deadline = Instant::now() + plan.timeout() + GRACE;
@@ -360,7 +361,7 @@ async fn run_on(core: &Core, lease: Lease, plan: &Plan, attempt: Attempt, row: &
         }
         Err(supervisor::Error::Refused(refusal)) => match refusal.kind {
             RefusalKind::Malformed => Ran::Refused(refusal.reason),
-            RefusalKind::NoSlot | RefusalKind::Fenced | RefusalKind::Unknown => {
+            RefusalKind::NoSlot | RefusalKind::Fenced | RefusalKind::Unknown | RefusalKind::UnknownCloud => {
                 Ran::NotStarted(refusal.reason)
             }
             RefusalKind::NotLoaded | RefusalKind::Failed | RefusalKind::Loaded | RefusalKind::BadPackage => {
@@ -441,6 +442,7 @@ mod tests {
             log: "log".to_owned(),
             log_truncated: true,
             reused: false,
+            token_refused: false,
         };
         let outcome = outcome_of(outcome, Start::Warm, 5000);
         assert_eq!((outcome.log.as_str(), outcome.log_truncated), ("log", true));

@@ -218,6 +218,7 @@ pub fn execute(entry: &str, input: Value, limits: ExecutionLimits) -> Execute {
         limits,
         fresh: false,
         request_id: None,
+        openstack: None,
         acknowledge: Vec::new(),
     }
 }

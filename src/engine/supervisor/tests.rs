@@ -134,6 +134,7 @@ fn execute() -> Execute {
         },
         fresh: false,
         request_id: None,
+        openstack: None,
         acknowledge: vec![],
     }
 }
@@ -147,6 +148,7 @@ fn outcome(attempt: Attempt, log: &str) -> Outcome {
         log: log.to_owned(),
         log_truncated: false,
         reused: false,
+        token_refused: false,
     }
 }
 
