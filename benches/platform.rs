@@ -118,6 +118,7 @@ async fn call(supervisor: &Supervisor, number: usize) {
         },
         fresh: false,
         request_id: None,
+        openstack: None,
         acknowledge: number.checked_sub(1).map(attempt).into_iter().collect(),
     };
     supervisor.execute(&execute, soon(30)).await.unwrap();

@@ -14,7 +14,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::openstack::OpenStack;
+
 pub const CONTROL_FD: i32 = 3;
+
+/// A [`crate::openstack::Cloud`] as JSON.
+pub const CLOUD_FILE: &str = "cloud.json";
+/// The certificates that the image trusts, and those of the cloud.
+pub const CA_FILE: &str = "ca.crt";
 
 /// Most bytes in a frame of the parent's, and of any slot's answer beside its output.
 pub const MAX_FRAME: usize = 64 << 10;
@@ -66,6 +73,9 @@ pub enum ToSlot {
         input: Box<RawValue>,
         max_result_bytes: u64,
         request_id: Option<String>,
+        /// Here the cloud is named by the directory that holds [`CLOUD_FILE`] and, where its certificates
+        /// are signed by an authority of its own, [`CA_FILE`]; both are readable to every slot.
+        openstack: Option<OpenStack>,
     },
 }
 
@@ -80,6 +90,10 @@ pub enum FromSlot {
     Imported {
         nonce: u64,
         resident_bytes: u64,
+    },
+    /// A service refused the token of this run; sent once in a run at most, before its end.
+    TokenRefused {
+        nonce: u64,
     },
     Returned {
         nonce: u64,

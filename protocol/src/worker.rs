@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `GET /v1/state` | | [`State`] |
 //! | `PUT /v1/package` | the zip; [`Load`] in the header `taibai-load` | 204; 409 if one is loaded; 422 [`Refusal`] if the zip is unusable |
+//! | `PUT /v1/clouds/{digest}` | [`Cloud`](crate::openstack::Cloud) | 204: executions may name it from now on |
 //! | `POST /v1/executions` | [`Execute`] | [`Outcome`], when the execution has ended; 409 [`Refusal`] if it cannot start |
 //! | `GET /v1/executions/{id}/{epoch}` | | [`Outcome`], waiting for it if it still runs; 404 if unknown |
 //! | `POST /v1/fence` | [`Attempt`] | 204: attempts with a lower epoch are refused from now on |
@@ -15,6 +16,8 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use crate::openstack::OpenStack;
 
 /// Name of the supervisor's socket in the directory that it shares with the engine.
 pub const SOCKET: &str = "s";
@@ -70,6 +73,8 @@ pub const CGROUP_DIR: &str = "/taibai/private/cgroup";
 pub const SUPERVISOR: &str = "/taibai/supervisor";
 pub const PACKAGE_DIR: &str = "/taibai/work/package";
 pub const SCRATCH_DIR: &str = "/taibai/work/scratch";
+/// A directory for each cloud that executions of this worker may name.
+pub const CLOUDS_DIR: &str = "/taibai/work/clouds";
 
 /// Which function a worker is bound to. Set once, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,6 +109,9 @@ pub struct Execute {
     #[serde(default)]
     pub fresh: bool,
     pub request_id: Option<String>,
+    /// In whose name the function may use the cloud; without it there is no session.
+    #[serde(default)]
+    pub openstack: Option<OpenStack>,
     /// Outcomes of earlier executions that are safely stored, to be forgotten.
     #[serde(default)]
     pub acknowledge: Vec<Attempt>,
@@ -135,6 +143,10 @@ pub struct Outcome {
     pub log_truncated: bool,
     /// The slot had run this function before.
     pub reused: bool,
+    /// A service refused the token of this execution. The function's process says so, so it is a
+    /// hint and no proof.
+    #[serde(default)]
+    pub token_refused: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,6 +205,8 @@ pub enum RefusalKind {
     NoSlot,
     /// The attempt is known already, or its epoch is lower than one seen before.
     Fenced,
+    /// The execution names a cloud that was not given to this worker, or that it has forgotten.
+    UnknownCloud,
     /// The supervisor could not prepare a slot.
     Failed,
 }

@@ -4,7 +4,8 @@ The supervisor starts this program once in a container. It loads what functions 
 forks a slot whenever it is asked to: a process with a user id of its own and no rights, which
 runs one execution after another. The messages are described in Taibai's `protocol/src/shim.rs`.
 
-Nothing of a user's runs in the parent: the user's module is imported in the slot.
+Nothing of a user's runs in the parent: the user's module is imported in the slot. The modules named
+in the arguments are the image's own, and are loaded ahead in the parent, for all slots to share.
 """
 
 import ctypes
@@ -17,9 +18,16 @@ import shutil
 import socket
 import struct
 import sys
+import threading
 import traceback
 
-VERSION = 1
+# Beside this file, which is not on the path of an isolated interpreter.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import taibai_session  # noqa: E402
+
+del sys.path[0]
+
+VERSION = 2
 CONTROL_FD = 3
 MAX_FRAME = 64 << 10
 POSITIONAL = "__function_input"
@@ -105,8 +113,23 @@ def receive_fork(control):
     return json.loads(body)["fork"], descriptors
 
 
+def preload(names):
+    """Imports modules of the image; gives the libraries that this has loaded, by name."""
+    before = set(sys.modules)
+    for name in names:
+        importlib.import_module(name)
+    libraries = tuple(path for path in sys.path if path.endswith("-packages"))
+    loaded = {}
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if libraries and file and file.startswith(libraries):
+            loaded[name] = sys.modules[name]
+    return loaded
+
+
 def serve_parent():
     control = socket.socket(fileno=CONTROL_FD)
+    preloaded = preload(sys.argv[1:])
     # Descriptor 3 was inherited, so it would be inherited on by what a function starts.
     os.set_inheritable(CONTROL_FD, False)
     gc.collect()
@@ -129,7 +152,7 @@ def serve_parent():
                     if os.fork():
                         os._exit(0)
                     control.close()
-                    serve_slot(fork, descriptors)
+                    serve_slot(fork, descriptors, preloaded)
                 finally:
                     os._exit(1)
             os.waitpid(between, 0)
@@ -178,7 +201,7 @@ def become(fork):
         resource.setrlimit(which, (soft, hard))
 
 
-def serve_slot(fork, descriptors):
+def serve_slot(fork, descriptors, preloaded):
     channel = socket.socket(fileno=descriptors[0])
     os.dup2(descriptors[1], 1)
     os.dup2(descriptors[1], 2)
@@ -188,8 +211,8 @@ def serve_slot(fork, descriptors):
     os.environ.update(HOME=work, TMPDIR=work, USER="function")
     sys.path.insert(0, fork["package"])
     sys.dont_write_bytecode = True
-    slot = Slot(channel, fork["scratch"])
-    send(channel, "ready", {"pid": os.getpid()})
+    slot = Slot(channel, fork, preloaded)
+    slot.send("ready", {"pid": os.getpid()})
     while True:
         request = receive(channel)
         if request is None:
@@ -212,23 +235,36 @@ def remove(path):
 
 
 class Slot:
-    def __init__(self, channel, scratch):
+    def __init__(self, channel, fork, preloaded):
         self.channel = channel
-        self.scratch = scratch
-        self.directory = os.path.join(scratch, "work")
+        # A thread of the function's may report while the answer is on its way.
+        self.channel_lock = threading.Lock()
+        self.scratch = fork["scratch"]
+        self.package = fork["package"]
+        self.directory = os.path.join(self.scratch, "work")
+        self.preloaded = preloaded
         self.functions = {}
+        self.nonce = None
+        self.credentials = taibai_session.Credentials(self.report_refusal)
+
+    def send(self, name, content):
+        with self.channel_lock:
+            send(self.channel, name, content)
+
+    def report_refusal(self):
+        self.send("token_refused", {"nonce": self.nonce})
 
     def run(self, request):
-        nonce = request["nonce"]
+        nonce = self.nonce = request["nonce"]
         try:
             self.enter_fresh_directory()
         except OSError as error:
             message = "no fresh working directory: %s" % describe(error)
-            send(self.channel, "exhausted", {"nonce": nonce, "message": message})
+            self.send("exhausted", {"nonce": nonce, "message": message})
             return
+        context = self.credentials.begin(request.pop("openstack"), request["request_id"])
         try:
-            function = self.find(request["entry"], nonce)
-            output = call(function, request["input"])
+            output = self.invoke(request["entry"], request["input"], context, nonce)
         except SystemExit as end:
             self.leave(nonce, end)
         except BaseException as error:  # a function may raise anything
@@ -251,13 +287,40 @@ class Slot:
         os.mkdir(self.directory)
         os.chdir(self.directory)
 
+    def invoke(self, entry, given, context, nonce):
+        try:
+            function = self.find(entry, nonce)
+            arguments = dict(given or {})
+            positional = (arguments.pop(POSITIONAL),) if POSITIONAL in arguments else ()
+            return function(*positional, **arguments | {"context": context})
+        finally:
+            flush()
+            # Before the answer, behind which nothing may be sent.
+            self.credentials.end()
+
+    def forget_shadowed(self):
+        """Unloads what was loaded ahead, where the package brings one of these libraries itself.
+
+        All of it, so that no library meets two versions of another: the function then finds
+        what it would find in a new interpreter, its package first.
+        """
+        ours = {name.partition(".")[0] for name in self.preloaded}
+        with os.scandir(self.package) as entries:
+            if not any(module_name(entry) in ours for entry in entries):
+                return
+        # The modules themselves are kept: taking them apart would cost memory.
+        for name in self.preloaded:
+            sys.modules.pop(name, None)
+
     def find(self, entry, nonce):
         function = self.functions.get(entry)
         if function is None:
+            if not self.functions:
+                self.forget_shadowed()
             module, _, name = entry.rpartition(".")
             function = getattr(importlib.import_module(module), name)
             if not self.functions:
-                send(self.channel, "imported", {"nonce": nonce, "resident_bytes": resident_bytes()})
+                self.send("imported", {"nonce": nonce, "resident_bytes": resident_bytes()})
             self.functions[entry] = function
         return function
 
@@ -267,20 +330,21 @@ class Slot:
             body = json.dumps(output, allow_nan=False)
         except BaseException as error:
             reason = "The function returned something that is not JSON: %s" % describe(error)
-            send(self.channel, "bad_result", {"nonce": nonce, "reason": reason[:4096]})
+            self.send("bad_result", {"nonce": nonce, "reason": reason[:4096]})
             return
         if len(body) > most:
             reason = "The function returned %d bytes of JSON; at most %d are allowed" % (len(body), most)
-            send(self.channel, "bad_result", {"nonce": nonce, "reason": reason})
+            self.send("bad_result", {"nonce": nonce, "reason": reason})
             return
-        send_raw(self.channel, b'{"returned":{"nonce":%d,"output":%s}}' % (nonce, body.encode()))
+        with self.channel_lock:
+            send_raw(self.channel, b'{"returned":{"nonce":%d,"output":%s}}' % (nonce, body.encode()))
 
     def fail(self, nonce, error):
         show(error)
         message = describe(error)
         # What the system refuses a function for want of resources ends the same way as being killed.
         exhausted = isinstance(error, MemoryError) or (isinstance(error, OSError) and "Resource" in message)
-        send(self.channel, "exhausted" if exhausted else "raised", {"nonce": nonce, "message": message[:4096]})
+        self.send("exhausted" if exhausted else "raised", {"nonce": nonce, "message": message[:4096]})
 
     def leave(self, nonce, end):
         code = end.code
@@ -290,18 +354,14 @@ class Slot:
             write_output(describe(code) + "\n")
             code = 1
         flush()
-        send(self.channel, "exited", {"nonce": nonce, "code": code & 0xFF})
+        self.send("exited", {"nonce": nonce, "code": code & 0xFF})
         os._exit(code & 0xFF)
 
 
-def call(function, given):
-    arguments = dict(given or {})
-    positional = (arguments.pop(POSITIONAL),) if POSITIONAL in arguments else ()
-    arguments["context"] = {"os_session": None}
-    try:
-        return function(*positional, **arguments)
-    finally:
-        flush()
+def module_name(entry):
+    """The module that an entry of a directory on the path would be imported as, or None."""
+    name, _, ending = entry.name.partition(".")
+    return name if entry.is_dir() or ending.endswith(("py", "pyc", "so")) else None
 
 
 def describe(error):

@@ -17,10 +17,11 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use protocol::worker::{
-    Acknowledge, Attempt, Execute, LOAD_HEADER, Load, MAX_MESSAGE, Outcome, Refusal, State,
+    Acknowledge, Attempt, Execute, LOAD_HEADER, Load, MAX_MESSAGE, Outcome, Refusal, RefusalKind, State,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -63,12 +64,33 @@ pub enum Error {
 pub struct Supervisor {
     socket: PathBuf,
     idle: Mutex<Vec<Sender>>,
+    /// Digest of the cloud that this worker was given last.
+    cloud: Mutex<Option<String>>,
+}
+
+/// A cloud as it is given to workers, and the digest by which executions name it. Made once for many calls.
+#[derive(Debug, Clone)]
+pub struct Cloud {
+    digest: String,
+    body: Bytes,
+}
+
+impl Cloud {
+    pub fn new(cloud: &protocol::openstack::Cloud) -> Result<Self, Error> {
+        let body = json(cloud)?;
+        Ok(Self { digest: hex::encode(Sha256::digest(&body)), body })
+    }
+
+    /// What [`protocol::openstack::OpenStack::cloud`] holds.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
 }
 
 impl Supervisor {
     /// Connects to nothing yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into(), idle: Mutex::default() }
+        Self { socket: socket.into(), idle: Mutex::default(), cloud: Mutex::default() }
     }
 
     pub fn socket(&self) -> &Path {
@@ -127,7 +149,38 @@ impl Supervisor {
         within(deadline, exchange).await?.success().map(drop)
     }
 
-    /// Runs an execution and waits for its end.
+    /// Runs an execution that names a cloud. The worker gets the cloud where it has not got it.
+    pub async fn execute_in(
+        &self,
+        cloud: &Cloud,
+        execute: &Execute,
+        deadline: Instant,
+    ) -> Result<Outcome, Error> {
+        if self.last_cloud().as_ref() != Some(&cloud.digest) {
+            self.give(cloud, deadline).await?;
+        }
+        match self.execute(execute, deadline).await {
+            // Refused, so it has not run and may be sent again.
+            Err(Error::Refused(Refusal { kind: RefusalKind::UnknownCloud, .. })) => {
+                self.give(cloud, deadline).await?;
+                self.execute(execute, deadline).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn give(&self, cloud: &Cloud, deadline: Instant) -> Result<(), Error> {
+        let path = format!("/v1/clouds/{}", cloud.digest);
+        self.ask(Method::PUT, &path, cloud.body.clone(), MAX_SMALL, deadline).await?;
+        *self.last_cloud() = Some(cloud.digest.clone());
+        Ok(())
+    }
+
+    fn last_cloud(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.cloud.lock().expect("no panic while it is held")
+    }
+
+    /// Runs an execution and waits for its end. One that names a cloud goes through [`Self::execute_in`].
     pub async fn execute(&self, execute: &Execute, deadline: Instant) -> Result<Outcome, Error> {
         let limits = &execute.limits;
         // JSON writes a byte of the log in six at most.

@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use protocol::openstack::Cloud;
 use protocol::worker::{
     Acknowledge, Attempt, Execute, LOAD_HEADER, Load, MAX_MESSAGE, RUN_DIR, Refusal, RefusalKind, SOCKET,
 };
@@ -85,6 +86,10 @@ async fn route(worker: Rc<Worker>, request: Request<Incoming>) -> Result<Answer>
             worker.fence(message::<Attempt>(request).await?);
             Ok(done())
         }
+        (&Method::PUT, ["v1", "clouds", digest]) => {
+            worker.keep_cloud(digest, &message::<Cloud>(request).await?)?;
+            Ok(done())
+        }
         (&Method::PUT, ["v1", "package"]) => load(&worker, request).await,
         (&Method::GET, ["v1", "state"]) => json(&worker.state()),
         _ => Err(Refusal { kind: RefusalKind::Unknown, reason: "no such request".to_owned() }),
@@ -155,9 +160,11 @@ fn refused(refusal: Refusal) -> Answer {
         RefusalKind::Malformed => StatusCode::BAD_REQUEST,
         RefusalKind::BadPackage => StatusCode::UNPROCESSABLE_ENTITY,
         RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        RefusalKind::Loaded | RefusalKind::NotLoaded | RefusalKind::NoSlot | RefusalKind::Fenced => {
-            StatusCode::CONFLICT
-        }
+        RefusalKind::Loaded
+        | RefusalKind::NotLoaded
+        | RefusalKind::NoSlot
+        | RefusalKind::Fenced
+        | RefusalKind::UnknownCloud => StatusCode::CONFLICT,
     };
     response(status, serde_json::to_vec(&refusal).expect("a refusal is two texts"))
 }

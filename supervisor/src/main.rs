@@ -10,6 +10,7 @@
 //! One thread: forking is safe, and no lock is held while another task runs.
 
 mod cgroup;
+mod clouds;
 mod frame;
 mod helper;
 mod http;

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use protocol::openstack::Cloud;
 use protocol::shim::{FromParent, FromSlot, MAX_FRAME, ToSlot};
 use protocol::worker::{
-    Attempt, CGROUP_DIR, End, Execute, ExecutionLimits, Load, Outcome, PACKAGE_DIR, PARENT_UID, Refusal,
-    RefusalKind, Settings, State, UNPACK_UID,
+    Attempt, CGROUP_DIR, CLOUDS_DIR, End, Execute, ExecutionLimits, Load, Outcome, PACKAGE_DIR, PARENT_UID,
+    Refusal, RefusalKind, Settings, State, UNPACK_UID,
 };
 use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::cgroup::{Group, Limits};
+use crate::clouds::{Clouds, Kept};
 use crate::frame::{self, Reader};
 use crate::helper;
 use crate::log::{self, Log, Taken};
@@ -53,6 +55,7 @@ pub struct Worker {
     /// The lowest epoch that may run, of executions that were taken over.
     fences: RefCell<HashMap<String, i64>>,
     kept_bytes: Cell<usize>,
+    clouds: RefCell<Clouds>,
     retired: RefCell<BTreeMap<String, u64>>,
     nonce: Cell<u64>,
 }
@@ -112,6 +115,7 @@ impl Worker {
             attempts: RefCell::default(),
             fences: RefCell::default(),
             kept_bytes: Cell::new(0),
+            clouds: RefCell::default(),
             retired: RefCell::default(),
             nonce: Cell::new(seed()),
             settings,
@@ -187,6 +191,12 @@ impl Worker {
         }
     }
 
+    /// Keeps a cloud, so that executions may name it by its digest.
+    pub fn keep_cloud(&self, digest: &str, cloud: &Cloud) -> Result<()> {
+        let kept = self.clouds.borrow_mut().put(Path::new(CLOUDS_DIR), digest, cloud);
+        kept.or_else(|error| refuse(RefusalKind::Failed, format!("the cloud: {error}")))
+    }
+
     pub fn fence(&self, attempt: Attempt) {
         let mut fences = self.fences.borrow_mut();
         let lowest = fences.entry(attempt.execution).or_insert(attempt.epoch);
@@ -235,6 +245,7 @@ impl Worker {
             return refuse(RefusalKind::NotLoaded, "this worker has no package yet");
         }
         self.check_attempt(&request.attempt)?;
+        let cloud = self.find_cloud(&request)?;
         if self.kept_bytes.get() > MAX_KEPT_BYTES {
             return refuse(RefusalKind::Failed, "too many outcomes wait for their acknowledgement");
         }
@@ -248,11 +259,20 @@ impl Worker {
         let entry = Entry { ended, cancel: cancel.clone() };
         self.attempts.borrow_mut().insert(attempt.clone(), entry);
         let worker = self.clone();
-        let task = tokio::task::spawn_local(async move { worker.run(request, &cancel, report).await });
+        let task = tokio::task::spawn_local(async move { worker.run(request, cloud, &cancel, report).await });
         match task.await {
             Ok(Ok(())) => self.outcome(&attempt).await,
             Ok(Err(refusal)) => Err(refusal),
             Err(error) => refuse(RefusalKind::Failed, format!("the execution's task ended: {error}")),
+        }
+    }
+
+    /// The cloud that an execution names, held until it has ended.
+    fn find_cloud(&self, request: &Execute) -> Result<Option<Rc<Kept>>> {
+        let Some(openstack) = &request.openstack else { return Ok(None) };
+        match self.clouds.borrow().find(&openstack.cloud) {
+            Some(cloud) => Ok(Some(cloud)),
+            None => refuse(RefusalKind::UnknownCloud, "this worker was not given the cloud, or not lately"),
         }
     }
 
@@ -270,6 +290,7 @@ impl Worker {
     async fn run(
         self: &Rc<Self>,
         mut request: Execute,
+        cloud: Option<Rc<Kept>>,
         cancel: &Notify,
         report: watch::Sender<Option<Rc<Outcome>>>,
     ) -> Result<()> {
@@ -282,6 +303,9 @@ impl Worker {
             }
         };
         let Slot { mut place, mut process } = slot;
+        if let (Some(openstack), Some(cloud)) = (&mut request.openstack, &cloud) {
+            openstack.cloud = cloud.directory();
+        }
         let ran = self.run_in(&mut place, &mut process, &mut request, cancel).await;
         let outcome = Rc::new(ran.outcome);
         self.kept_bytes.set(self.kept_bytes.get() + size(&outcome));
@@ -400,7 +424,8 @@ impl Worker {
         process.runs += 1;
         let mut log = Log::new(request.limits.max_log_bytes);
         let started = Instant::now();
-        let answer = converse(process, request, cancel, nonce, &mut log, started).await;
+        let mut token_refused = false;
+        let answer = converse(process, request, cancel, nonce, &mut log, &mut token_refused, started).await;
         let duration = started.elapsed();
         let (end, output, retire) = match answer {
             Answer::Said(FromSlot::Returned { output, .. }) => (End::Returned, Some(output), None),
@@ -410,7 +435,9 @@ impl Worker {
                 (End::Exhausted { message }, None, Some("exhausted"))
             }
             Answer::Said(FromSlot::Exited { code, .. }) => (End::Exited { code }, None, Some("exit")),
-            Answer::Said(FromSlot::Ready { .. } | FromSlot::Imported { .. }) => {
+            Answer::Said(
+                FromSlot::Ready { .. } | FromSlot::Imported { .. } | FromSlot::TokenRefused { .. },
+            ) => {
                 let reason = "it sent a message that answers nothing".to_owned();
                 (End::Misbehaved { reason }, None, Some("misbehaved"))
             }
@@ -441,6 +468,7 @@ impl Worker {
             log_truncated: log.is_truncated(),
             log: log.into_text(&request.attempt.execution, finished),
             reused,
+            token_refused,
             end,
         };
         Ran { outcome, retire }
@@ -474,6 +502,7 @@ async fn converse(
     cancel: &Notify,
     nonce: u64,
     log: &mut Log,
+    token_refused: &mut bool,
     started: Instant,
 ) -> Answer {
     let mut run = frame::encode(&ToSlot::Run {
@@ -484,6 +513,8 @@ async fn converse(
         input: std::mem::replace(&mut request.input, RawValue::NULL.to_owned()),
         max_result_bytes: request.limits.max_result_bytes,
         request_id: request.request_id.clone(),
+        // The token is kept no longer than it takes to hand it on.
+        openstack: request.openstack.take(),
     });
     let deadline = started + Duration::from_millis(request.limits.timeout_ms);
     let most =
@@ -528,6 +559,8 @@ async fn converse(
             {
                 process.note_import(resident_bytes);
             }
+            Step::Message(Ok(Some(FromSlot::TokenRefused { nonce: of })))
+                if of == nonce && !std::mem::replace(token_refused, true) => {}
             Step::Message(Ok(Some(message))) => {
                 return if message_nonce(&message) == Some(nonce) && reader.is_empty() {
                     Answer::Said(message)
@@ -539,7 +572,9 @@ async fn converse(
             Step::Output => listening = log.take(output) != Taken::End,
             Step::Ended(ended) => {
                 // Its last words may still be in the channel.
-                let last = tokio::time::timeout(END_TIMEOUT, last_message(&mut reader, channel)).await;
+                let last =
+                    tokio::time::timeout(END_TIMEOUT, last_message(&mut reader, channel, token_refused))
+                        .await;
                 return match last {
                     Ok(Some(message)) if message_nonce(&message) == Some(nonce) => Answer::Said(message),
                     _ => Answer::Ended(ended),
@@ -556,10 +591,15 @@ enum Step {
     Ended(Exit),
 }
 
-async fn last_message(reader: &mut Reader, channel: &mut tokio::net::UnixStream) -> Option<FromSlot> {
+async fn last_message(
+    reader: &mut Reader,
+    channel: &mut tokio::net::UnixStream,
+    token_refused: &mut bool,
+) -> Option<FromSlot> {
     loop {
         match reader.step::<FromSlot>(channel).await {
             Ok(Some(FromSlot::Imported { .. })) | Ok(None) => {}
+            Ok(Some(FromSlot::TokenRefused { .. })) => *token_refused = true,
             Ok(Some(message)) => return Some(message),
             Err(_) => return None,
         }
@@ -570,6 +610,7 @@ fn message_nonce(message: &FromSlot) -> Option<u64> {
     match message {
         FromSlot::Ready { .. } => None,
         FromSlot::Imported { nonce, .. }
+        | FromSlot::TokenRefused { nonce }
         | FromSlot::Returned { nonce, .. }
         | FromSlot::Raised { nonce, .. }
         | FromSlot::BadResult { nonce, .. }

@@ -6,4 +6,5 @@ mod limits;
 mod orchestrator;
 mod outcomes;
 mod protocol_rules;
+mod session;
 mod worker;

@@ -43,14 +43,19 @@ pub fn ample() -> ExecutionLimits {
 
 impl Worker {
     pub async fn start(slots: u32) -> Self {
-        Self::start_with(
-            slots,
-            SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 8 * MIB },
-        )
-        .await
+        Self::start_on(slots, Network::None).await
+    }
+
+    pub async fn start_on(slots: u32, network: Network) -> Self {
+        let limits = SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 8 * MIB };
+        Self::start_in(slots, limits, network).await
     }
 
     pub async fn start_with(slots: u32, limits: SlotLimits) -> Self {
+        Self::start_in(slots, limits, Network::None).await
+    }
+
+    async fn start_in(slots: u32, limits: SlotLimits, network: Network) -> Self {
         let dirs = tempfile::Builder::new().prefix("tbt").tempdir_in("/run").unwrap();
         let index = NEXT_INDEX.fetch_add(1, Ordering::Relaxed);
         // Far from the range of a service on this machine, and from that of another run of the tests.
@@ -75,7 +80,7 @@ impl Worker {
             image_id: image.id,
             shim: image.shim,
             slots,
-            network: Network::None,
+            network,
             limits,
         };
         let started = docker.start(&spec).await.unwrap();
@@ -218,6 +223,7 @@ pub fn execute(entry: &str, input: Value, limits: ExecutionLimits) -> Execute {
         limits,
         fresh: false,
         request_id: None,
+        openstack: None,
         acknowledge: Vec::new(),
     }
 }

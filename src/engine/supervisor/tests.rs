@@ -134,6 +134,7 @@ fn execute() -> Execute {
         },
         fresh: false,
         request_id: None,
+        openstack: None,
         acknowledge: vec![],
     }
 }
@@ -147,6 +148,7 @@ fn outcome(attempt: Attempt, log: &str) -> Outcome {
         log: log.to_owned(),
         log_truncated: false,
         reused: false,
+        token_refused: false,
     }
 }
 
@@ -429,4 +431,44 @@ async fn an_id_that_would_be_another_route_is_refused() {
 
     assert!(matches!(supervisor.cancel(&sly, soon()).await, Err(Error::Protocol(_))));
     assert_eq!(fake.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_cloud_is_sent_before_it_is_named_and_again_once_where_it_was_forgotten() {
+    let seen: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let (lines, forgetful) = (seen.clone(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let forgets = forgetful.clone();
+    let (_fake, supervisor) = Fake::start(move |request| {
+        let (lines, forgets) = (lines.clone(), forgets.load(Ordering::SeqCst));
+        async move {
+            let is_cloud = request.line.starts_with("PUT /v1/clouds/");
+            lines.lock().unwrap().push(request.line);
+            match (is_cloud, forgets) {
+                (true, _) => answer(204, ()),
+                (false, true) => refusal(409, RefusalKind::UnknownCloud),
+                (false, false) => answer(200, outcome(attempt(), "")),
+            }
+        }
+    });
+    let cloud = Cloud::new(&protocol::openstack::Cloud {
+        auth_url: "http://keystone/v3".to_owned(),
+        region_name: None,
+        interface: None,
+        catalog: RawValue::from_string("[]".to_owned()).unwrap(),
+        cacert: None,
+    })
+    .unwrap();
+    let (put, post) = (format!("PUT /v1/clouds/{}", cloud.digest()), "POST /v1/executions".to_owned());
+
+    supervisor.execute_in(&cloud, &execute(), soon()).await.unwrap();
+    supervisor.execute_in(&cloud, &execute(), soon()).await.unwrap();
+    assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), [&put, &post, &post].map(String::clone));
+
+    forgetful.store(true, Ordering::SeqCst);
+    let error = supervisor.execute_in(&cloud, &execute(), soon()).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Refused(refusal) if refusal.kind == RefusalKind::UnknownCloud),
+        "{error:?}"
+    );
+    assert_eq!(*seen.lock().unwrap(), [&post, &put, &post].map(String::clone));
 }
