@@ -1,5 +1,6 @@
 //! taibai.conf: one struct per section, with its defaults. Reads and validates, decides nothing.
 
+mod destination;
 mod error;
 mod file;
 mod formats;
@@ -9,9 +10,11 @@ mod section;
 mod sections;
 mod validate;
 
+pub use destination::{Destination, HostEntry, NameServer, To};
 pub use error::Error;
 pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
-    Api, AuthStrategy, Config, Database, Docker, Durability, Engine, Logging, ResourceLimits, Storage,
+    Api, AuthStrategy, Config, Database, Docker, Durability, Engine, Logging, Network, NetworkMode,
+    ResourceLimits, Storage,
 };

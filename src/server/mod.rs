@@ -11,7 +11,8 @@ use crate::api::{self, App};
 use crate::config::Config;
 use crate::db::Db;
 use crate::engine::{self, Engine, NodeLock};
-use crate::orchestrator;
+use crate::network::{self, Guard};
+use crate::orchestrator::{self, Orchestrator};
 use crate::storage::LocalStore;
 use crate::telemetry::{Chain, Metrics};
 
@@ -21,6 +22,8 @@ pub enum Error {
     Database(#[from] crate::db::Error),
     #[error("Docker cannot be used")]
     Docker(#[from] orchestrator::Error),
+    #[error("functions cannot be given a network")]
+    Network(#[from] network::Error),
     #[error("the package store cannot be used")]
     Storage(#[from] crate::storage::Error),
     #[error("this machine is taken")]
@@ -51,11 +54,20 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         Arc::new(LocalStore::open(&config.storage.file_system_dir, config.storage.max_package_bytes).await?);
     // Before anything on this machine is touched that another engine of the deployment may own.
     let lock = NodeLock::acquire(&config.docker)?;
-    let containers = orchestrator::connect(&config.docker, metrics.docker_calls.clone()).await?;
+    // Before the first container can be on the network. The catalog's endpoints are opened by
+    // `Guard::set_catalog`.
+    let deployment = &config.docker.deployment;
+    let guard = Guard::start(&config.network, deployment, metrics.network_repairs.clone()).await?;
+    let calls = metrics.docker_calls.clone();
+    let containers = orchestrator::connect_with(&config.docker, guard.clone(), calls).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
     let (gateway, engine) =
-        Engine::start(&config, lock, db.clone(), store.clone(), containers, metrics.clone()).await?;
+        Engine::start(&config, lock, db.clone(), store.clone(), containers.clone(), metrics.clone()).await?;
+    if guard.is_none() {
+        // Of an earlier start with another configuration; its workers were not adopted.
+        release_network(&*containers, deployment).await;
+    }
     let app = web::Data::new(App::new(&config, db.clone(), store, gateway));
     let (server, address) = match http_server(&config, app, metrics, db.clone()) {
         Ok(bound) => bound,
@@ -76,11 +88,30 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     // Answers what it has before it returns, within its shutdown timeout.
     handle.stop(true).await;
     engine.shutdown(config.api.shutdown_timeout).await;
+    if let Some(guard) = guard {
+        guard.stop().await;
+        release_network(&*containers, deployment).await;
+    }
     if let Err(error) = db.close().await {
         tracing::warn!(error = %Chain(&error), "the database was not closed cleanly");
     }
     tracing::info!("stopped");
     stopped.map_err(Error::Http)
+}
+
+/// Takes the network and its rules away, unless workers are left that live by them.
+async fn release_network(containers: &dyn Orchestrator, deployment: &str) {
+    match containers.release_network().await {
+        Ok(true) => {
+            let deployment = deployment.to_owned();
+            let removed = tokio::task::spawn_blocking(move || network::remove_rules(&deployment)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(error = %Chain(&error), "the rules of the network are left behind");
+            }
+        }
+        Ok(false) => tracing::debug!("workers are on the network; it stays, with its rules"),
+        Err(error) => tracing::warn!(error = %Chain(&error), "the network is left behind"),
+    }
 }
 
 fn http_server(
