@@ -77,6 +77,11 @@ fn write_packets(out: &mut String, plan: &Plan) -> std::fmt::Result {
     writeln!(out, "chain leaving {{\ntype filter hook postrouting priority mangle; policy accept")?;
     writeln!(out, "oifname \"{bridge}\" ct direction original drop\n}}")?;
 
+    // A function is told at once and need not wait for its timeout. The kernel bounds how many errors of
+    // ICMP it sends in a second, and none of resets.
+    writeln!(out, "chain refused {{\nmeta l4proto tcp reject with tcp reset")?;
+    writeln!(out, "reject with icmpx type admin-prohibited\n}}")?;
+
     writeln!(out, "chain functions {{")?;
     match plan.subnet6 {
         Some(subnet6) => {
@@ -94,10 +99,8 @@ fn write_packets(out: &mut String, plan: &Plan) -> std::fmt::Result {
     writeln!(out, "ct state invalid drop")?;
     writeln!(out, "ip saddr != {subnet} drop")?;
     writeln!(out, "ip daddr {subnet} ip daddr != {gateway} drop")?;
-    // Refused and not dropped from here on: a function is told at once and need not wait for its timeout.
-    let refuse = "reject with icmpx type admin-prohibited";
-    writeln!(out, "ip daddr @never4 {refuse}")?;
-    writeln!(out, "ip6 daddr @never6 {refuse}")?;
+    writeln!(out, "ip daddr @never4 goto refused")?;
+    writeln!(out, "ip6 daddr @never6 goto refused")?;
     let mut open = plan.open.clone();
     open.sort();
     // One rule for each, though several services may be at one address and port.
@@ -115,7 +118,7 @@ fn write_packets(out: &mut String, plan: &Plan) -> std::fmt::Result {
         writeln!(out, "fib daddr type unicast ip daddr != @inside4 accept")?;
         writeln!(out, "fib daddr type unicast ip6 daddr != @inside6 accept")?;
     }
-    writeln!(out, "{refuse}\n}}\n}}")
+    writeln!(out, "goto refused\n}}\n}}")
 }
 
 /// Rules for frames between the ports of the bridge: none passes, whatever it carries. Not every kernel
@@ -193,9 +196,9 @@ mod tests {
                 "ct state invalid drop",
                 "ip saddr != 172.16.224.0/20 drop",
                 "ip daddr 172.16.224.0/20 ip daddr != 172.16.224.1 drop",
-                "ip daddr @never4 reject with icmpx type admin-prohibited",
-                "ip6 daddr @never6 reject with icmpx type admin-prohibited",
-                "reject with icmpx type admin-prohibited",
+                "ip daddr @never4 goto refused",
+                "ip6 daddr @never6 goto refused",
+                "goto refused",
             ]
         );
     }
@@ -216,7 +219,7 @@ mod tests {
                 "ip daddr 192.0.2.10/32 tcp dport 5000 accept comment \"identity\"",
                 "ip daddr 192.0.2.53/32 udp dport 53 accept comment \"dns\"",
                 "ip6 daddr 2001:db8::/64 tcp dport 443 accept comment \"x_ drop_\"",
-                "reject with icmpx type admin-prohibited",
+                "goto refused",
             ]
         );
     }
@@ -236,7 +239,7 @@ mod tests {
             [
                 "fib daddr type unicast ip daddr != @inside4 accept",
                 "fib daddr type unicast ip6 daddr != @inside6 accept",
-                "reject with icmpx type admin-prohibited",
+                "goto refused",
             ]
         );
     }

@@ -1,6 +1,11 @@
 //! The Docker network of a deployment: made, compared with what it should be, and removed.
 
 use std::collections::HashMap;
+use std::fs;
+use std::fs::Permissions;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use bollard::errors::Error as DockerError;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkInspect};
@@ -13,6 +18,9 @@ use crate::network::{Guard, Wiring};
 
 /// Label of a container whose worker has no network.
 const NONE: &str = "none";
+/// An address of the container's own at which no name server listens.
+const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const RESOLV_CONF: &str = "resolv.conf";
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 
 /// What a container on the network is made with.
@@ -20,15 +28,29 @@ const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 pub struct Connection {
     /// Of the Docker network.
     pub network: String,
+    /// For Docker's own name server, which code can ask whatever `resolv_conf` says.
     pub dns: Vec<String>,
+    /// What the container has as /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
     pub extra_hosts: Vec<String>,
 }
 
 /// The network as this process made or found it.
 pub struct Bridge {
     guard: Guard,
+    resolv_conf: PathBuf,
     /// Differs where workers of an earlier configuration would not be as new ones are.
     label: String,
+}
+
+/// Name servers are asked directly: Docker's own would ask them from the host in some versions and from
+/// the container in others, and answers with the names of neighbours.
+fn resolv_conf_of(servers: &[IpAddr]) -> String {
+    if servers.is_empty() {
+        // Nobody listens there, so that a name that is not known is known not to be at once.
+        return format!("nameserver {NOBODY}\noptions attempts:1 timeout:1\n");
+    }
+    servers.iter().map(|server| format!("nameserver {server}\n")).collect()
 }
 
 pub fn name(deployment: &str) -> String {
@@ -50,7 +72,11 @@ impl Bridge {
             }
             None => create(shared, wanted).await?,
         };
-        Ok(Self { guard, label: label(&id, &wiring) })
+        let resolv_conf = shared.files.common(RESOLV_CONF);
+        fs::write(&resolv_conf, resolv_conf_of(&wiring.dns))
+            .and_then(|()| fs::set_permissions(&resolv_conf, Permissions::from_mode(0o644)))
+            .map_err(|error| Error::failed("writing the containers' resolv.conf", error))?;
+        Ok(Self { guard, resolv_conf, label: label(&id, &wiring) })
     }
 
     /// What a container is made with now. Refused while the rules are not in force.
@@ -59,15 +85,12 @@ impl Bridge {
             return Err(Error::Unavailable("the rules of the network are not in force".into()));
         }
         let wiring = self.guard.wiring();
-        // Without any, Docker would have containers ask the servers of this host. Nobody listens there, so
-        // that a name that is not known is known not to be at once.
-        let dns = if wiring.dns.is_empty() {
-            vec!["127.0.0.1".to_owned()]
-        } else {
-            wiring.dns.iter().map(ToString::to_string).collect()
-        };
+        // Without any, Docker would ask the servers of this host for whoever asks it.
+        let dns = if wiring.dns.is_empty() { vec![NOBODY] } else { wiring.dns };
+        let dns = dns.iter().map(ToString::to_string).collect();
         let extra_hosts = wiring.hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect();
-        Ok(Connection { network: name(deployment), dns, extra_hosts })
+        let resolv_conf = self.resolv_conf.clone();
+        Ok(Connection { network: name(deployment), dns, resolv_conf, extra_hosts })
     }
 }
 
@@ -189,7 +212,10 @@ pub async fn remove(shared: &Shared, with_workers: bool) -> Result<bool, Error> 
         }
     }
     match shared.call("remove_network").remove_network(&id).await {
-        Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(true),
+        Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {
+            let _ = fs::remove_file(shared.files.common(RESOLV_CONF));
+            Ok(true)
+        }
         Err(error) => Err(failure("removing the network", error)),
     }
 }
@@ -256,6 +282,13 @@ mod tests {
         assert_eq!(label("id", &wiring()), label("id", &hosts));
         assert_ne!(label("id", &wiring()), label("id", &dns));
         assert_ne!(label("id", &wiring()), label("other", &wiring()));
+    }
+
+    #[test]
+    fn containers_ask_the_name_servers_or_nobody() {
+        assert_eq!(resolv_conf_of(&[]), "nameserver 127.0.0.1\noptions attempts:1 timeout:1\n");
+        let servers = ["192.0.2.53".parse().unwrap(), "fd00::53".parse().unwrap()];
+        assert_eq!(resolv_conf_of(&servers), "nameserver 192.0.2.53\nnameserver fd00::53\n");
     }
 
     #[test]

@@ -159,6 +159,9 @@ fn mounts(parts: &Parts<'_>) -> Result<Vec<Mount>, Error> {
         mount(&parts.places.run, RUN_DIR, false)?,
         mount(&parts.places.work, WORK_DIR, false)?,
     ];
+    if let Some(connection) = parts.connection {
+        mounts.push(mount(&connection.resolv_conf, "/etc/resolv.conf", true)?);
+    }
     for bind in parts.cgroups {
         mounts.push(mount(&bind.source, &bind.target, false)?);
     }

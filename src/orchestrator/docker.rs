@@ -51,7 +51,7 @@ pub(super) struct Shared {
     supervisor: PathBuf,
     uid_base: u32,
     overhead_bytes: u64,
-    files: Files,
+    pub(super) files: Files,
     cgroups: Cgroups,
     locks: Mutex<HashMap<WorkerName, Arc<tokio::sync::Mutex<()>>>>,
 }

@@ -166,6 +166,7 @@ fn a_container_on_the_bridge_is_given_names_and_name_servers() {
     let connection = Connection {
         network: "taibai-demo".to_owned(),
         dns: vec!["192.0.2.53".to_owned()],
+        resolv_conf: "/run/taibai/w/demo/.resolv.conf".into(),
         extra_hosts: vec!["keystone:192.0.2.10".to_owned()],
     };
     let body = made_with(&WorkerSpec { network: Network::Bridge, ..spec() }, "bridge-1", Some(&connection));
@@ -176,6 +177,11 @@ fn a_container_on_the_bridge_is_given_names_and_name_servers() {
     assert_eq!(texts(host.dns), ["192.0.2.53"]);
     assert_eq!(texts(host.dns_search), ["."]);
     assert_eq!(texts(host.extra_hosts), ["keystone:192.0.2.10"]);
+    let mounts = host.mounts.unwrap();
+    let at = |mount: &&Mount| mount.target.as_deref() == Some("/etc/resolv.conf");
+    let mount = mounts.iter().find(at).unwrap();
+    assert_eq!(mount.source.as_deref(), Some("/run/taibai/w/demo/.resolv.conf"));
+    assert_eq!(mount.read_only, Some(true));
 }
 
 #[test]
