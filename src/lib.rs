@@ -11,6 +11,7 @@ pub mod db;
 pub mod engine;
 pub mod error;
 pub mod model;
+pub mod network;
 pub mod openstack;
 pub mod orchestrator;
 pub mod policy;

@@ -50,6 +50,7 @@ pub struct Metrics {
     /// By `runtime`, `state`.
     pub pool_workers: IntGaugeVec,
     pub queue_waiting: IntGauge,
+    pub network_repairs: IntCounter,
     scrape: Arc<Mutex<()>>,
 }
 
@@ -88,6 +89,10 @@ impl Metrics {
             execution_seconds: Histogram::with_opts(execution)?,
             pool_workers: IntGaugeVec::new(workers, &["runtime", "state"])?,
             queue_waiting: IntGauge::new("taibai_queue_waiting", "Executions that wait for a worker.")?,
+            network_repairs: IntCounter::new(
+                "taibai_network_repairs_total",
+                "Times that the rules of the network were found changed and written anew.",
+            )?,
             scrape: Arc::default(),
         };
         let registry = &metrics.registry;
@@ -99,6 +104,7 @@ impl Metrics {
         registry.register(Box::new(metrics.execution_seconds.clone()))?;
         registry.register(Box::new(metrics.pool_workers.clone()))?;
         registry.register(Box::new(metrics.queue_waiting.clone()))?;
+        registry.register(Box::new(metrics.network_repairs.clone()))?;
         Ok(metrics)
     }
 
@@ -153,6 +159,7 @@ mod tests {
         metrics.execution_seconds.observe(0.00004);
         metrics.pool_workers.with_label_values(&["r1", "idle"]).set(3);
         metrics.queue_waiting.set(7);
+        metrics.network_repairs.inc();
 
         let text = metrics.render();
 
@@ -165,6 +172,7 @@ mod tests {
             r#"taibai_execution_seconds_bucket{le="0.0001"} 1"#,
             r#"taibai_pool_workers{runtime="r1",state="idle"} 3"#,
             "taibai_queue_waiting 7",
+            "taibai_network_repairs_total 1",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
         }

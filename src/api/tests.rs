@@ -65,7 +65,7 @@ async fn site() -> Site {
     let store = Arc::new(store);
     let gateway = testing::without_workers(&config, db.clone(), store.clone());
     let app =
-        web::Data::new(App::new(&config, Authenticator::new(&config, None).unwrap(), db, store, gateway));
+        web::Data::new(App::new(&config, Authenticator::new(&config, None).unwrap(), None, db, store, gateway));
     Site { directory, app }
 }
 

@@ -44,19 +44,6 @@ pub mod secret {
 }
 
 /// Names with commas between them.
-pub mod list {
-    use super::*;
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Ok(text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
-    }
-
-    pub fn serialize<S: Serializer>(value: &[String], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&value.join(", "))
-    }
-}
-
 pub mod path {
     use std::path::{Path, PathBuf};
 
@@ -181,6 +168,74 @@ pub mod duration {
 
     pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(*value))
+    }
+}
+
+/// Values separated by commas; none where there is no text.
+pub mod list {
+    use std::str::FromStr;
+
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
+        deserializer: D,
+    ) -> Result<Vec<T>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+        words.map(|word| word.parse().map_err(|error| D::Error::custom(format_args!("{error}")))).collect()
+    }
+
+    pub fn serialize<S: Serializer, T: Display>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+        let words: Vec<_> = values.iter().map(ToString::to_string).collect();
+        serializer.collect_str(&words.join(", "))
+    }
+}
+
+/// A network of one family; nothing where it may be left out.
+pub mod subnet {
+    use ipnet::{Ipv4Net, Ipv6Net};
+
+    use super::*;
+
+    pub trait Subnet: Sized {
+        const EXPECTED: &'static str;
+        fn parse(text: &str) -> Option<Self>;
+        fn text(&self) -> String;
+    }
+
+    impl Subnet for Ipv4Net {
+        const EXPECTED: &'static str = "an IPv4 network such as 172.16.224.0/20";
+
+        fn parse(text: &str) -> Option<Self> {
+            text.parse().ok().filter(|net: &Self| net.trunc() == *net)
+        }
+
+        fn text(&self) -> String {
+            self.to_string()
+        }
+    }
+
+    impl Subnet for Option<Ipv6Net> {
+        const EXPECTED: &'static str = "an IPv6 network such as fd7a:1ba1:0:1::/64, or nothing";
+
+        fn parse(text: &str) -> Option<Self> {
+            match text {
+                "" => Some(None),
+                text => text.parse().ok().filter(|net: &Ipv6Net| net.trunc() == *net).map(Some),
+            }
+        }
+
+        fn text(&self) -> String {
+            self.map_or_else(String::new, |net| net.to_string())
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>, T: Subnet>(deserializer: D) -> Result<T, D::Error> {
+        read(deserializer, T::EXPECTED, T::parse)
+    }
+
+    pub fn serialize<S: Serializer, T: Subnet>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&value.text())
     }
 }
 

@@ -1,5 +1,6 @@
 //! taibai.conf: one struct per section, with its defaults. Reads and validates, decides nothing.
 
+mod destination;
 mod error;
 mod file;
 mod formats;
@@ -9,10 +10,12 @@ mod section;
 mod sections;
 mod validate;
 
+pub use destination::{Destination, HostEntry, NameServer, To};
 pub use error::Error;
 pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
-    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, KeystoneAuthtoken, Logging,
-    ResourceLimits, Storage,
+    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, KeystoneAuthtoken, Logging, Network,
+    NetworkMode,
+    ResourceLimits, Storage, Trusts,
 };

@@ -4,11 +4,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use secrecy::SecretString;
 
-use super::formats::{address, bytes, choice, duration, flag, list, number, path, secret, text};
+use super::destination::{Destination, HostEntry, NameServer};
+use super::formats::{address, bytes, choice, duration, flag, list, number, path, secret, subnet, text};
 use super::section::{Opt, Section, config, section};
 use crate::model::Interface;
 
@@ -21,6 +23,7 @@ config! {
         pub engine: Engine,
         pub keystone_authtoken: KeystoneAuthtoken,
         pub logging: Logging,
+        pub network: Network,
         pub resource_limits: ResourceLimits,
         pub storage: Storage,
         pub trusts: Trusts,
@@ -101,8 +104,6 @@ section! {
         pub supervisor: PathBuf as "path" = PathBuf::new();
         /// First user id given to workers, sixteen to each. Nothing else on the machine may use them.
         pub uid_base: u32 as "number" = 1_879_048_192;
-        /// Docker network of workers: `none`, or the name of one that exists.
-        pub network: String as "text" = "none".to_owned();
         /// Most bytes of memory of a container beside what its executions may use.
         pub overhead_bytes: u64 as "bytes" = 256 << 20;
         /// How long to wait for a container to start.
@@ -199,6 +200,45 @@ section! {
         pub level: String as "text" = "info,sqlx=warn,sea_orm_migration=warn".to_owned();
         /// Write JSON instead of text.
         pub json: bool as "flag" = false;
+    }
+}
+
+/// How containers are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// Not at all.
+    None,
+    /// By a bridge of the deployment's own.
+    Bridge,
+}
+
+section! {
+    /// `[network]`: what functions may reach.
+    pub struct Network {
+        /// `none`: functions reach nothing, and a worker starts in half the time. `bridge`: they reach the endpoints
+        /// of the service catalog and what `allow` and `allow_outside` add; this takes `nft` and root.
+        pub mode: NetworkMode as "choice" = NetworkMode::None;
+        /// Interface of the bridge, which Taibai makes. Every deployment on a machine needs its own.
+        pub bridge_name: String as "text" = "taibai0".to_owned();
+        /// IPv4 addresses of the bridge and of containers. Nothing else may use them.
+        pub subnet: Ipv4Net as "subnet" = Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 224, 0), 20);
+        /// IPv6 addresses of the bridge and of containers; empty for containers without IPv6.
+        pub subnet6: Option<Ipv6Net> as "subnet" = None;
+        /// Let functions reach public addresses that are not this machine's. Private ones stay closed.
+        pub allow_outside: bool as "flag" = false;
+        /// What functions may reach beside the catalog, by TCP: name:port, address:port, network/bits:port or
+        /// [IPv6]:port.
+        pub allow: Vec<Destination> as "list" = Vec::new();
+        /// Networks that `allow_outside` leaves closed, as 203.0.113.0/24.
+        pub deny: Vec<IpNet> as "list" = Vec::new();
+        /// Names that containers are given: name:address, or name:host-gateway for this machine. They open nothing.
+        pub extra_hosts: Vec<HostEntry> as "list" = Vec::new();
+        /// Name servers that functions may ask: addresses, or `host` for those of this machine. Without any,
+        /// containers know the names of the endpoints that they may reach and no others.
+        pub dns: Vec<NameServer> as "list" = Vec::new();
+        /// How often the rules are compared with what they should be.
+        pub check_interval: Duration as "duration" = Duration::from_secs(5);
     }
 }
 

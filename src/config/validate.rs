@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Api, AuthStrategy, Config, Database, Docker, Engine, Error, KeystoneAuthtoken, Logging, ResourceLimits,
+    Api, AuthStrategy, Config, Database, Docker, Engine, Error, KeystoneAuthtoken, Logging, Network, ResourceLimits,
     Storage,
 };
 
@@ -23,6 +23,10 @@ const SOCKET_PATH: usize = 107;
 const BELOW_WORKER_DIR: usize = 3 + 24 + 6;
 /// The uids of slots end where the parent interpreter's begins.
 const MOST_SLOTS: u32 = PARENT_UID;
+/// The name of an interface holds 16 bytes, the closing zero included.
+const INTERFACE: usize = 15;
+/// How long the prefix of containers' IPv6 addresses may be.
+const SUBNET6: std::ops::RangeInclusive<u8> = 48..=112;
 /// Below lie the accounts of the system and of people.
 const LEAST_UID: u32 = 65_536;
 
@@ -37,6 +41,7 @@ impl Config {
             self.keystone_authtoken.validate()?;
         }
         logging(&self.logging)?;
+        network(&self.network, &self.engine)?;
         resource_limits(&self.resource_limits)?;
         storage(&self.storage)
     }
@@ -74,7 +79,6 @@ fn database(database: &Database) -> Result {
 fn docker(docker: &Docker, engine: &Engine) -> Result {
     filled("docker", "socket", &docker.socket)?;
     filled("docker", "deployment", &docker.deployment)?;
-    filled("docker", "network", &docker.network)?;
     filled("docker", "worker_dir", &docker.worker_dir)?;
     let worker_dir = |reason: String| {
         Err(Error::key("docker", "worker_dir", reason).with_value(docker.worker_dir.display()))
@@ -144,6 +148,32 @@ fn logging(logging: &Logging) -> Result {
             Err(Error::key("logging", "level", reason).with_value(&logging.level))
         }
     }
+}
+
+fn network(network: &Network, engine: &Engine) -> Result {
+    filled("network", "bridge_name", &network.bridge_name)?;
+    let name = network.bridge_name.as_str();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.len() > INTERFACE || name.starts_with('-') || !name.chars().all(plain) {
+        let reason = format!("expected at most {INTERFACE} letters, digits, - and _");
+        return Err(Error::key("network", "bridge_name", reason).with_value(name));
+    }
+    // The first is the network's, the second the bridge's, the last says "all".
+    let room = 2_u64.pow(32 - u32::from(network.subnet.prefix_len())).saturating_sub(3);
+    if room < u64::from(engine.max_workers) {
+        let reason = format!(
+            "it has room for {room} containers; expected room for [engine] max_workers, which is {}",
+            engine.max_workers
+        );
+        return Err(Error::key("network", "subnet", reason).with_value(network.subnet));
+    }
+    if let Some(subnet) = network.subnet6
+        && !SUBNET6.contains(&subnet.prefix_len())
+    {
+        let reason = format!("expected a network of {} to {} bits", SUBNET6.start(), SUBNET6.end());
+        return Err(Error::key("network", "subnet6", reason).with_value(subnet));
+    }
+    positive("network", "check_interval", network.check_interval)
 }
 
 fn resource_limits(limits: &ResourceLimits) -> Result {
@@ -336,6 +366,23 @@ mod tests {
                 "[engine] idle_timeout = 0s: expected more than nothing",
             ),
             (|c| c.engine.lease = Duration::ZERO, "[engine] lease = 0s: expected more than nothing"),
+            (
+                |c| c.network.bridge_name = "taibai-is-too-long".to_owned(),
+                "[network] bridge_name = taibai-is-too-long: expected at most 15 letters, digits, - and _",
+            ),
+            (
+                |c| c.network.subnet = "172.16.224.0/27".parse().unwrap(),
+                "[network] subnet = 172.16.224.0/27: it has room for 29 containers; expected room for [engine] \
+                 max_workers, which is 32",
+            ),
+            (
+                |c| c.network.subnet6 = Some("fd00::/120".parse().unwrap()),
+                "[network] subnet6 = fd00::/120: expected a network of 48 to 112 bits",
+            ),
+            (
+                |c| c.network.check_interval = Duration::ZERO,
+                "[network] check_interval = 0s: expected more than nothing",
+            ),
             (|c| c.resource_limits.min_cpu = 0, "[resource_limits] min_cpu = 0: expected at least 1"),
             (
                 |c| c.resource_limits.max_memory = 1024,
@@ -362,7 +409,7 @@ mod tests {
             (|c| c.database.connection.clear(), "[database] connection: must not be empty"),
             (|c| c.docker.socket.clear(), "[docker] socket: must not be empty"),
             (|c| c.docker.deployment = " ".to_owned(), "[docker] deployment: must not be empty"),
-            (|c| c.docker.network.clear(), "[docker] network: must not be empty"),
+            (|c| c.network.bridge_name.clear(), "[network] bridge_name: must not be empty"),
             (|c| c.docker.worker_dir.clear(), "[docker] worker_dir: must not be empty"),
             (|c| c.logging.level.clear(), "[logging] level: must not be empty"),
             (|c| c.storage.file_system_dir.clear(), "[storage] file_system_dir: must not be empty"),

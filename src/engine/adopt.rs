@@ -56,6 +56,9 @@ async fn one(core: &Arc<Core>, observed: ObservedWorker) -> Result<Adopted, Stri
     if !observed.running {
         return Err("its container has ended".to_owned());
     }
+    if observed.network != Some(core.network) {
+        return Err("it is not connected as workers are now".to_owned());
+    }
     let supervisor = Supervisor::new(observed.socket);
     let state = supervisor.state(Instant::now() + ANSWER).await.map_err(|error| Chain(&error).to_string())?;
     let worker = Worker::new(observed.name, observed.index, observed.runtime, observed.image_id);

@@ -28,7 +28,7 @@ mod queue;
 mod reap;
 pub mod recorder;
 mod run;
-mod sessions;
+pub mod sessions;
 pub mod supervisor;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -113,7 +113,7 @@ impl Core {
             id: EngineId::random(),
             node: if engine.node.is_empty() { host_name() } else { engine.node.clone() },
             archive: config.storage.archive_limits(),
-            network: Network::from_config(&config.docker.network),
+            network: config.network.mode.into(),
             start_timeout: config.docker.start_timeout,
             engine,
             db,

@@ -18,6 +18,8 @@ use crate::model::{Interface, TokenInfo, TrustId};
 use crate::openstack::{self, Keystone, TrustToken};
 use crate::telemetry::Chain;
 
+/// Which URLs of the catalog functions are given: those for users.
+pub const INTERFACE: Interface = Interface::Public;
 /// What a token lives longer than the function that gets it may run.
 const MARGIN: Duration = Duration::from_secs(60);
 /// A token is renewed once it has no longer than this, or than half of its life, before it.
@@ -86,7 +88,6 @@ struct Settings {
     /// Said where the catalog does not say it.
     auth_url: String,
     region_name: Option<String>,
-    interface: Interface,
     cacert: Option<String>,
 }
 
@@ -124,8 +125,6 @@ impl Sessions {
         let settings = Settings {
             auth_url,
             region_name: Some(config.region_name.clone()).filter(|region| !region.is_empty()),
-            // What users see; the service's own interface may be one that functions do not reach.
-            interface: Interface::Public,
             cacert: read_certificates(&config.cafile)?,
         };
         let held = Mutex::default();
@@ -230,11 +229,11 @@ impl Settings {
     fn session(&self, token: TrustToken, got_at: DateTime<Utc>) -> Session {
         let info = &token.0.info;
         let region = self.region_name.as_deref();
-        let identity = info.catalog.endpoint("identity", self.interface, region);
+        let identity = info.catalog.endpoint("identity", INTERFACE, region);
         let cloud = protocol::openstack::Cloud {
             auth_url: identity.unwrap_or(&self.auth_url).to_owned(),
             region_name: self.region_name.clone(),
-            interface: Some(self.interface.as_str().to_owned()),
+            interface: Some(INTERFACE.as_str().to_owned()),
             catalog: to_raw_value(&*info.catalog).expect("a catalog was JSON and is again"),
             cacert: self.cacert.clone(),
         };

@@ -15,7 +15,7 @@ use crate::telemetry::Metrics;
 
 /// An engine that answers, and has no worker and no loop.
 pub(crate) fn without_workers(config: &Config, db: Db, store: Arc<dyn PackageStore>) -> Gateway {
-    let (core, _) = Core::new(config, db, store, Arc::new(NoContainers), Metrics::new());
+    let (core, _) = Core::new(config, db, store, Arc::new(NoContainers), None, Metrics::new());
     Gateway::new(core)
 }
 

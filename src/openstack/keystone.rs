@@ -21,7 +21,7 @@ use super::wire::{DomainRef, Login, Scope, UserRef};
 use super::{REQUEST_ID, SUBJECT_TOKEN, TrustToken};
 use crate::config::KeystoneAuthtoken;
 use crate::error::Source;
-use crate::model::{Token, TokenInfo, UserToken};
+use crate::model::{Catalog, Token, TokenInfo, UserToken};
 
 /// Says that access rules of application credentials are respected here. Keystone refuses to tell
 /// of a token that has some to who does not say so.
@@ -138,6 +138,13 @@ impl Keystone {
                 _ => Error::unavailable(KEYSTONE, format!("it answered a validation with status {status}")),
             }),
         }
+    }
+
+    /// The catalog as this service sees it, read anew.
+    pub async fn catalog(&self) -> Result<Arc<Catalog>> {
+        let service = &self.service;
+        let token = service.issuer.issue(&service.login, &service.scope, None).await?;
+        Ok(Arc::clone(&token.info.catalog))
     }
 
     /// A session that acts as whose token this is, with the catalog that came with it. Asks nobody.

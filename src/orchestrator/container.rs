@@ -10,9 +10,10 @@ use bollard::models::{
 };
 use protocol::worker::{PRIVATE_DIR, RUN_DIR, SETTINGS, SUPERVISOR, Settings};
 
+use super::bridge::Connection;
 use super::cgroup::Bind;
 use super::files::Places;
-use super::{Error, Network, RuntimeImage, WorkerSpec};
+use super::{Error, RuntimeImage, WorkerSpec};
 use crate::model::{RuntimeId, WorkerName};
 
 /// Label of an image that holds a shim; its value is the protocol's version.
@@ -22,6 +23,7 @@ pub const DEPLOYMENT: &str = "org.openstack.taibai.deployment";
 pub const WORKER: &str = "org.openstack.taibai.worker";
 const RUNTIME: &str = "org.openstack.taibai.runtime";
 const INDEX: &str = "org.openstack.taibai.index";
+const NETWORK: &str = "org.openstack.taibai.network";
 const PROTOCOL: &str = "org.openstack.taibai.protocol";
 
 const WORK_DIR: &str = "/taibai/work";
@@ -32,6 +34,10 @@ const OVERHEAD_PROCESSES: u64 = 64;
 /// What a container is made of, beside the worker's own [`WorkerSpec`].
 pub struct Parts<'a> {
     pub deployment: &'a str,
+    /// Tells how the worker is connected, for whoever finds it.
+    pub network_label: &'a str,
+    /// `None` without a network.
+    pub connection: Option<&'a Connection>,
     pub supervisor: &'a Path,
     pub overhead_bytes: u64,
     pub places: &'a Places,
@@ -60,19 +66,20 @@ pub fn body(spec: &WorkerSpec, parts: &Parts<'_>) -> Result<ContainerCreateBody,
         tty: Some(false),
         // An image's own check would run beside the supervisor, as root.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..Default::default() }),
-        network_disabled: Some(spec.network == Network::None),
-        labels: Some(labels(spec, parts.deployment)),
+        network_disabled: Some(parts.connection.is_none()),
+        labels: Some(labels(spec, parts)),
         host_config: Some(host_config(spec, parts)?),
         ..Default::default()
     })
 }
 
-fn labels(spec: &WorkerSpec, deployment: &str) -> HashMap<String, String> {
+fn labels(spec: &WorkerSpec, parts: &Parts<'_>) -> HashMap<String, String> {
     HashMap::from([
-        (DEPLOYMENT.to_owned(), deployment.to_owned()),
+        (DEPLOYMENT.to_owned(), parts.deployment.to_owned()),
         (WORKER.to_owned(), spec.name.to_string()),
         (RUNTIME.to_owned(), spec.runtime.to_string()),
         (INDEX.to_owned(), spec.index.to_string()),
+        (NETWORK.to_owned(), parts.network_label.to_owned()),
         (PROTOCOL.to_owned(), protocol::VERSION.to_string()),
     ])
 }
@@ -119,10 +126,11 @@ fn host_config(spec: &WorkerSpec, parts: &Parts<'_>) -> Result<HostConfig, Error
             maximum_retry_count: None,
         }),
         auto_remove: Some(false),
-        network_mode: Some(match &spec.network {
-            Network::None => "none".to_owned(),
-            Network::Named(name) => name.clone(),
-        }),
+        network_mode: Some(parts.connection.map_or("none", |connection| &connection.network).to_owned()),
+        dns: parts.connection.map(|connection| connection.dns.clone()),
+        // The host's would tell of its network, and have names looked up there first.
+        dns_search: parts.connection.map(|_| vec![".".to_owned()]),
+        extra_hosts: parts.connection.map(|connection| connection.extra_hosts.clone()),
         tmpfs: pairs(&[
             ("/tmp", "rw,nosuid,nodev,size=64m,mode=1777"),
             (PRIVATE_DIR, "rw,nosuid,nodev,noexec,size=1m,mode=0700"),
@@ -151,6 +159,9 @@ fn mounts(parts: &Parts<'_>) -> Result<Vec<Mount>, Error> {
         mount(&parts.places.run, RUN_DIR, false)?,
         mount(&parts.places.work, WORK_DIR, false)?,
     ];
+    if let Some(connection) = parts.connection {
+        mounts.push(mount(&connection.resolv_conf, "/etc/resolv.conf", true)?);
+    }
     for bind in parts.cgroups {
         mounts.push(mount(&bind.source, &bind.target, false)?);
     }
@@ -165,6 +176,8 @@ pub struct Seen {
     pub index: u32,
     pub container_id: String,
     pub image_id: String,
+    /// What [`Parts::network_label`] was.
+    pub network: Option<String>,
     pub running: bool,
 }
 
@@ -176,6 +189,7 @@ pub fn seen(container: ContainerSummary) -> Option<Seen> {
         index: labels.remove(INDEX)?.parse().ok()?,
         container_id: container.id?,
         image_id: container.image_id.unwrap_or_default(),
+        network: labels.remove(NETWORK),
         running: container.state == Some(ContainerSummaryStateEnum::RUNNING),
     })
 }

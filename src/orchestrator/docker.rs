@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,14 +15,16 @@ use prometheus::{IntCounterVec, Opts};
 use protocol::worker::PARENT_UID;
 use tokio::sync::OwnedMutexGuard;
 
+use super::bridge::{self, Bridge};
 use super::cgroup::Cgroups;
 use super::files::Files;
 use super::{
-    Error, ObservedWorker, Orchestrator, RuntimeImage, StartedWorker, WorkerSpec, container, first_uid,
-    is_plain, settings,
+    Error, Network, ObservedWorker, Orchestrator, RuntimeImage, StartedWorker, WorkerSpec, container,
+    first_uid, is_plain, settings,
 };
 use crate::config;
 use crate::model::WorkerName;
+use crate::network::Guard;
 use crate::telemetry::Chain;
 
 /// How long another removal of the same container may take.
@@ -40,14 +42,16 @@ pub struct Docker {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     client: bollard::Docker,
     calls: IntCounterVec,
-    deployment: String,
+    pub(super) deployment: String,
+    /// Set once, while connecting.
+    bridge: OnceLock<Bridge>,
     supervisor: PathBuf,
     uid_base: u32,
     overhead_bytes: u64,
-    files: Files,
+    pub(super) files: Files,
     cgroups: Cgroups,
     locks: Mutex<HashMap<WorkerName, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -56,6 +60,15 @@ impl Docker {
     /// Connects, and removes what earlier processes left of workers that have no container. One
     /// process at a time may run a deployment's workers on a machine.
     pub async fn connect(config: &config::Docker, calls: IntCounterVec) -> Result<Self, Error> {
+        Self::connect_with(config, None, calls).await
+    }
+
+    /// The same, and makes the network whose rules `network` keeps in force.
+    pub async fn connect_with(
+        config: &config::Docker,
+        network: Option<Guard>,
+        calls: IntCounterVec,
+    ) -> Result<Self, Error> {
         if !is_plain(&config.deployment) {
             let why = "it may have letters, digits, - and _, 64 at most, and starts with no sign";
             return Err(Error::failed("reading [docker] deployment", why));
@@ -81,6 +94,7 @@ impl Docker {
                 client,
                 calls,
                 deployment: config.deployment,
+                bridge: OnceLock::new(),
                 supervisor,
                 uid_base: config.uid_base,
                 overhead_bytes: config.overhead_bytes,
@@ -90,6 +104,10 @@ impl Docker {
             })
         })
         .await?;
+        if let Some(network) = network {
+            let bridge = Bridge::ensure(&shared, network).await?;
+            shared.bridge.get_or_init(|| bridge);
+        }
         let docker = Self { shared: Arc::new(shared) };
         docker.sweep().await?;
         Ok(docker)
@@ -151,6 +169,7 @@ impl Orchestrator for Docker {
                 index: seen.index,
                 container_id: seen.container_id,
                 image_id: seen.image_id,
+                network: bridge::network_of(seen.network.as_deref(), self.shared.bridge.get()),
                 running: seen.running,
             });
         }
@@ -172,11 +191,15 @@ impl Orchestrator for Docker {
         let answer = self.shared.call("ping").ping().await;
         answer.map(drop).map_err(|error| failure("asking Docker", error))
     }
+
+    async fn release_network(&self) -> Result<bool, Error> {
+        bridge::remove(&self.shared, false).await
+    }
 }
 
 impl Shared {
     /// The client, for one request. Every request to Docker after the first goes through here.
-    fn call(&self, call: &'static str) -> &bollard::Docker {
+    pub(super) fn call(&self, call: &'static str) -> &bollard::Docker {
         self.calls.with_label_values(&[call]).inc();
         &self.client
     }
@@ -202,6 +225,14 @@ impl Shared {
         let uid = first_uid(self.uid_base, spec.index)
             .ok_or_else(|| invalid(format!("index {} leaves the range of user ids", spec.index)))?;
 
+        let bridge = self.bridge.get();
+        let label = bridge::label_of(&spec.network, bridge)
+            .ok_or_else(|| invalid("[network] mode is none, so no worker can have a network".to_owned()))?;
+        let connection = match (spec.network, bridge) {
+            (Network::Bridge, Some(bridge)) => Some(bridge.connection(&self.deployment)?),
+            _ => None,
+        };
+
         let _alone = self.lock(&spec.name).await;
         let (this, name, slots) = (self.clone(), spec.name.clone(), spec.slots);
         let prepared = tokio::task::spawn_blocking(move || {
@@ -219,6 +250,8 @@ impl Shared {
         };
         let parts = container::Parts {
             deployment: &self.deployment,
+            network_label: label,
+            connection: connection.as_ref(),
             supervisor: &self.supervisor,
             overhead_bytes: self.overhead_bytes,
             places: &places,
@@ -271,7 +304,7 @@ impl Shared {
         .await
     }
 
-    async fn remove_container(&self, worker: &WorkerName) -> Result<(), Error> {
+    pub(super) async fn remove_container(&self, worker: &WorkerName) -> Result<(), Error> {
         let name = container::name(&self.deployment, worker);
         // `a-b` of deployment `c` and `b` of `c-a` have containers of one name.
         match self.call("inspect").inspect_container(&name, None).await {
@@ -324,7 +357,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn failure(what: &'static str, error: DockerError) -> Error {
+pub(super) fn failure(what: &'static str, error: DockerError) -> Error {
     match error {
         DockerError::DockerResponseServerError { status_code: 503, .. } => Error::Unavailable(error.into()),
         DockerError::DockerResponseServerError { .. } | DockerError::JsonDataError { .. } => {

@@ -79,6 +79,11 @@ impl Files {
         Ok(files)
     }
 
+    /// A file that workers have in common. Its name is none that a worker can have.
+    pub fn common(&self, name: &str) -> PathBuf {
+        self.sockets.join(format!(".{name}"))
+    }
+
     pub fn places(&self, name: &WorkerName) -> Places {
         let in_worker_dir = self.sockets.join(name.as_str());
         let in_work_dir = self.works.join(name.as_str());

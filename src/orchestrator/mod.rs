@@ -1,5 +1,6 @@
 //! Containers: what the engine asks of whatever runs them. Knows nothing of functions or executions.
 
+mod bridge;
 mod cgroup;
 mod container;
 mod docker;
@@ -15,6 +16,7 @@ use protocol::worker::{Settings, UIDS};
 use crate::config;
 use crate::error::Source;
 use crate::model::{RuntimeId, WorkerName};
+use crate::network::Guard;
 
 pub use container::SHIM_LABEL;
 pub use docker::{Docker, call_counter};
@@ -38,11 +40,25 @@ pub trait Orchestrator: Send + Sync + 'static {
 
     /// Asks whether containers can be run now.
     async fn ping(&self) -> Result<(), Error>;
+
+    /// Removes the network of this deployment where no worker is on it any more. `false` where one is.
+    async fn release_network(&self) -> Result<bool, Error> {
+        Ok(true)
+    }
 }
 
 /// Connects to what the configuration names; fails where workers could not be started.
 pub async fn connect(config: &config::Docker, calls: IntCounterVec) -> Result<Arc<dyn Orchestrator>, Error> {
-    Ok(Arc::new(Docker::connect(config, calls).await?))
+    connect_with(config, None, calls).await
+}
+
+/// The same for workers that have a network: it is made here, and its rules are in force already.
+pub async fn connect_with(
+    config: &config::Docker,
+    network: Option<Guard>,
+    calls: IntCounterVec,
+) -> Result<Arc<dyn Orchestrator>, Error> {
+    Ok(Arc::new(Docker::connect_with(config, network, calls).await?))
 }
 
 /// A worker to be started.
@@ -70,19 +86,20 @@ pub struct SlotLimits {
     pub memory_mark: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a worker is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
+    /// Not at all: it starts in half the time.
     None,
-    /// A network of the orchestrator's, by name.
-    Named(String),
+    /// By the deployment's bridge, to what its rules leave open.
+    Bridge,
 }
 
-impl Network {
-    /// `none`, or the name of a network, as the configuration spells it.
-    pub fn from_config(text: &str) -> Self {
-        match text {
-            "" | "none" => Self::None,
-            name => Self::Named(name.to_owned()),
+impl From<config::NetworkMode> for Network {
+    fn from(mode: config::NetworkMode) -> Self {
+        match mode {
+            config::NetworkMode::None => Self::None,
+            config::NetworkMode::Bridge => Self::Bridge,
         }
     }
 }
@@ -103,6 +120,8 @@ pub struct ObservedWorker {
     pub container_id: String,
     pub image_id: String,
     pub socket: PathBuf,
+    /// `None` where it is connected in a way that no new worker is.
+    pub network: Option<Network>,
     pub running: bool,
 }
 
@@ -185,11 +204,5 @@ mod tests {
         for bad in ["", ".", "..", "-a", "a/b", "a.b", "a b", "ä", &"a".repeat(65)] {
             assert!(!is_plain(bad), "{bad}");
         }
-    }
-
-    #[test]
-    fn no_network_is_spelled_none() {
-        assert_eq!(Network::from_config("none"), Network::None);
-        assert_eq!(Network::from_config("taibai0"), Network::Named("taibai0".to_owned()));
     }
 }

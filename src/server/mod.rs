@@ -1,5 +1,7 @@
 //! Wiring: builds the state, starts listeners and loops, drains when it is told to stop.
 
+mod catalog;
+
 use std::io::Write;
 use std::sync::Arc;
 
@@ -13,10 +15,12 @@ use crate::config::{AuthStrategy, Config};
 use crate::db::Db;
 use crate::engine::{self, Engine, NodeLock, Sessions};
 use crate::error::Source;
+use crate::network::{self, Guard};
 use crate::openstack::Keystone;
-use crate::orchestrator;
+use crate::orchestrator::{self, Orchestrator};
 use crate::storage::LocalStore;
 use crate::telemetry::{Chain, Metrics};
+use catalog::Follower;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,6 +28,8 @@ pub enum Error {
     Database(#[from] crate::db::Error),
     #[error("Docker cannot be used")]
     Docker(#[from] orchestrator::Error),
+    #[error("functions cannot be given a network")]
+    Network(#[from] network::Error),
     #[error("the package store cannot be used")]
     Storage(#[from] crate::storage::Error),
     #[error("callers cannot be known")]
@@ -70,12 +76,24 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     let authenticator = Authenticator::new(&config, keystone.clone()).map_err(Error::Identity)?;
     // Before anything on this machine is touched that another engine of the deployment may own.
     let lock = NodeLock::acquire(&config.docker)?;
-    let containers = orchestrator::connect(&config.docker, metrics.docker_calls.clone()).await?;
+    // Before the first container can be on the network.
+    let deployment = &config.docker.deployment;
+    let guard = Guard::start(&config.network, deployment, metrics.network_repairs.clone()).await?;
+    let follower = match (&guard, &keystone) {
+        (Some(guard), Some(keystone)) => Some(Follower::start(keystone.clone(), guard.clone()).await?),
+        _ => None,
+    };
+    let calls = metrics.docker_calls.clone();
+    let containers = orchestrator::connect_with(&config.docker, guard.clone(), calls).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
     let (gateway, engine) =
-        Engine::start(&config, lock, db.clone(), store.clone(), containers, sessions, metrics.clone())
+        Engine::start(&config, lock, db.clone(), store.clone(), containers.clone(), sessions, metrics.clone())
             .await?;
+    if guard.is_none() {
+        // Of an earlier start with another configuration; its workers were not adopted.
+        release_network(&*containers, deployment).await;
+    }
     let app = web::Data::new(App::new(&config, authenticator, keystone, db.clone(), store, gateway));
     let (server, address) = match http_server(&config, app, metrics, db.clone()) {
         Ok(bound) => bound,
@@ -96,11 +114,33 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     // Answers what it has before it returns, within its shutdown timeout.
     handle.stop(true).await;
     engine.shutdown(config.api.shutdown_timeout).await;
+    if let Some(follower) = follower {
+        follower.stop().await;
+    }
+    if let Some(guard) = guard {
+        guard.stop().await;
+        release_network(&*containers, deployment).await;
+    }
     if let Err(error) = db.close().await {
         tracing::warn!(error = %Chain(&error), "the database was not closed cleanly");
     }
     tracing::info!("stopped");
     stopped.map_err(Error::Http)
+}
+
+/// Takes the network and its rules away, unless workers are left that live by them.
+async fn release_network(containers: &dyn Orchestrator, deployment: &str) {
+    match containers.release_network().await {
+        Ok(true) => {
+            let deployment = deployment.to_owned();
+            let removed = tokio::task::spawn_blocking(move || network::remove_rules(&deployment)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(error = %Chain(&error), "the rules of the network are left behind");
+            }
+        }
+        Ok(false) => tracing::debug!("workers are on the network; it stays, with its rules"),
+        Err(error) => tracing::warn!(error = %Chain(&error), "the network is left behind"),
+    }
 }
 
 fn http_server(

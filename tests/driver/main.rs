@@ -3,6 +3,7 @@
 mod hostile;
 mod isolation;
 mod limits;
+mod network;
 mod orchestrator;
 mod outcomes;
 mod protocol_rules;

@@ -379,7 +379,7 @@ async fn a_start_that_fails_leaves_nothing() {
     let machine = Machine::start().await;
     let spec = machine.spec(0).await;
     let no_image = WorkerSpec { image_id: format!("sha256:{}", "0".repeat(64)), ..spec.clone() };
-    let no_network = WorkerSpec { network: Network::Named("taibai-nowhere".to_owned()), ..spec.clone() };
+    let no_network = WorkerSpec { network: Network::Bridge, ..spec.clone() };
     let no_slots = WorkerSpec { slots: 0, ..spec.clone() };
     let no_name = WorkerSpec { name: "../x".into(), ..spec.clone() };
 

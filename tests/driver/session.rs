@@ -2,24 +2,65 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use protocol::openstack::{self, OpenStack, Token};
 use protocol::worker::{End, Execute, ExecutionLimits, Outcome, RefusalKind};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use taibai::engine::supervisor::{self, Cloud};
-use taibai::orchestrator::Network;
+use taibai::config::{self, NetworkMode};
+use taibai::network::{Endpoint, Guard, remove_rules};
+use taibai::orchestrator::{Orchestrator, SlotLimits};
 
 use crate::worker::{MIB, Worker, ample, execute, output, soon};
 
-/// A network whose containers reach the host. It is always there.
-const NETWORK: &str = "bridge";
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A worker on a bridge of its own, from which the cloud is reached.
+struct NearCloud {
+    worker: Worker,
+    deployment: String,
+}
+
+impl NearCloud {
+    async fn start(slots: u32, cloud: &TestCloud) -> Self {
+        let number = std::process::id() % 60 * 4 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let deployment = format!("session{}-{number}", std::process::id());
+        let config = config::Network {
+            mode: NetworkMode::Bridge,
+            bridge_name: format!("tbs{number}"),
+            subnet: format!("10.232.{number}.0/24").parse().unwrap(),
+            ..Default::default()
+        };
+        let repairs = prometheus::IntCounter::new("repairs", "repairs").unwrap();
+        let guard = Guard::start(&config, &deployment, repairs).await;
+        let guard = guard.expect("these tests need root and nft (apt install nftables)").unwrap();
+        guard.set_catalog(cloud.endpoints()).await.unwrap();
+        let limits = SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 8 * MIB };
+        let worker = Worker::start_in(deployment.clone(), Some(guard), slots, limits).await;
+        Self { worker, deployment }
+    }
+
+    async fn stop(self) {
+        let docker = self.worker.docker.clone();
+        self.worker.stop().await;
+        assert!(docker.release_network().await.unwrap());
+        remove_rules(&self.deployment).unwrap();
+    }
+}
+
+impl std::ops::Deref for NearCloud {
+    type Target = Worker;
+
+    fn deref(&self) -> &Worker {
+        &self.worker
+    }
+}
 
 /// The test cloud: a user's account in it, and the service's.
 struct TestCloud {
     http: reqwest::Client,
-    /// How containers reach what the catalog says is at `controller`.
-    host: String,
     user: BTreeMap<String, String>,
     service: BTreeMap<String, String>,
 }
@@ -37,11 +78,8 @@ impl TestCloud {
         );
         // Another test may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let inspect = ["network", "inspect", NETWORK, "--format", "{{(index .IPAM.Config 0).Gateway}}"];
-        let gateway = std::process::Command::new("docker").args(inspect).output().unwrap();
         Self {
             http: reqwest::Client::new(),
-            host: String::from_utf8(gateway.stdout).unwrap().trim().to_owned(),
             user: settings(PathBuf::from(&state).join("demo-openrc")),
             service: settings(PathBuf::from(&state).join("taibai-openrc")),
         }
@@ -93,9 +131,16 @@ impl TestCloud {
     }
 
     fn cloud(&self, issued: &Issued) -> Cloud {
-        let catalog =
-            issued.body["catalog"].to_string().replace("//controller:", &format!("//{}:", self.host));
-        cloud_of(&self.url("").replace("//controller:", &format!("//{}:", self.host)), catalog)
+        cloud_of(&self.url(""), issued.body["catalog"].to_string())
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        let port = |service: &str, port| Endpoint {
+            service: service.to_owned(),
+            host: "controller".to_owned(),
+            port,
+        };
+        vec![port("identity", 5000), port("object-store", 8080)]
     }
 }
 
@@ -237,7 +282,7 @@ async fn the_clients_of_openstack_work_with_the_session_at_once() {
     let test_cloud = TestCloud::connect();
     let issued = test_cloud.trust_token(&test_cloud.trust().await).await;
     let cloud = test_cloud.cloud(&issued);
-    let worker = Worker::start_on(1, Network::Named(NETWORK.to_owned())).await;
+    let worker = NearCloud::start(1, &test_cloud).await;
     worker.load(&[("main.py", CLIENTS)]).await.unwrap();
     let container = json!({"container": format!("clients-{}", std::process::id())});
     let as_user = || (&cloud, issued.credentials(&cloud));
@@ -290,7 +335,7 @@ async fn a_session_in_a_global_uses_the_token_of_the_execution_under_way() {
     let trust = test_cloud.trust().await;
     let first = test_cloud.trust_token(&trust).await;
     let cloud = test_cloud.cloud(&first);
-    let worker = Worker::start_on(1, Network::Named(NETWORK.to_owned())).await;
+    let worker = NearCloud::start(1, &test_cloud).await;
     worker.load(&[("main.py", GLOBAL)]).await.unwrap();
 
     let run = |issued: &Issued| {
@@ -335,7 +380,7 @@ async fn a_token_that_a_service_refuses_is_reported_beside_the_functions_own_err
     test_cloud.revoke(&revoked.token).await;
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let good = test_cloud.trust_token(&trust).await;
-    let worker = Worker::start_on(1, Network::Named(NETWORK.to_owned())).await;
+    let worker = NearCloud::start(1, &test_cloud).await;
     worker.load(&[("main.py", REFUSED)]).await.unwrap();
     let run = |issued: &Issued, tries: u32| {
         let input = json!({"tries": tries});
@@ -514,7 +559,7 @@ async fn a_function_finds_its_own_token_and_no_other_secret() {
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let own = test_cloud.trust_token(&trust).await;
     let cloud = test_cloud.cloud(&own);
-    let worker = Worker::start_on(2, Network::Named(NETWORK.to_owned())).await;
+    let worker = NearCloud::start(2, &test_cloud).await;
     let source = format!("{HUNT}\nimport time\ndef wait(context):\n    use(context)\n    time.sleep(6)\n");
     worker.load(&[("main.py", source.as_str())]).await.unwrap();
     let secrets: Vec<Value> = [

@@ -12,15 +12,17 @@ use serde_json::{Value, json};
 use taibai::config;
 use taibai::engine::supervisor::{self, Supervisor};
 use taibai::model::{RuntimeId, WorkerName};
+use taibai::network::Guard;
 use taibai::orchestrator::{self, Network, Orchestrator, SlotLimits, WorkerSpec, call_counter};
 
 pub const MIB: u64 = 1 << 20;
 
 /// Tests run side by side and each worker needs user ids that no other has.
 static NEXT_INDEX: AtomicU32 = AtomicU32::new(0);
+static NEXT_DEPLOYMENT: AtomicU32 = AtomicU32::new(0);
 
 pub struct Worker {
-    docker: std::sync::Arc<dyn Orchestrator>,
+    pub docker: std::sync::Arc<dyn Orchestrator>,
     pub spec: WorkerSpec,
     pub container: String,
     pub supervisor: Supervisor,
@@ -43,25 +45,24 @@ pub fn ample() -> ExecutionLimits {
 
 impl Worker {
     pub async fn start(slots: u32) -> Self {
-        Self::start_on(slots, Network::None).await
-    }
-
-    pub async fn start_on(slots: u32, network: Network) -> Self {
         let limits = SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 8 * MIB };
-        Self::start_in(slots, limits, network).await
+        Self::start_with(slots, limits).await
     }
 
     pub async fn start_with(slots: u32, limits: SlotLimits) -> Self {
-        Self::start_in(slots, limits, Network::None).await
+        // A deployment of its own: who connects to one tidies up what has no container yet.
+        let deployment =
+            format!("t{}-{}", std::process::id(), NEXT_DEPLOYMENT.fetch_add(1, Ordering::Relaxed));
+        Self::start_in(deployment, None, slots, limits).await
     }
 
-    async fn start_in(slots: u32, limits: SlotLimits, network: Network) -> Self {
+    /// Starts one that is connected as its deployment's guard says.
+    pub async fn start_in(deployment: String, guard: Option<Guard>, slots: u32, limits: SlotLimits) -> Self {
+        let network = if guard.is_some() { Network::Bridge } else { Network::None };
         let dirs = tempfile::Builder::new().prefix("tbt").tempdir_in("/run").unwrap();
         let index = NEXT_INDEX.fetch_add(1, Ordering::Relaxed);
         // Far from the range of a service on this machine, and from that of another run of the tests.
         let uid_base = 1_900_000_000 + std::process::id() % 10_000 * 8192;
-        // A deployment of its own too: who connects to one tidies up what has no container yet.
-        let deployment = format!("t{}-{index}", std::process::id());
         let config = config::Docker {
             deployment: deployment.clone(),
             worker_dir: dirs.path().to_owned(),
@@ -70,8 +71,9 @@ impl Worker {
             uid_base,
             ..config::Docker::default()
         };
-        let docker =
-            orchestrator::connect(&config, call_counter()).await.expect("Docker must run for these tests");
+        let docker = orchestrator::connect_with(&config, guard, call_counter())
+            .await
+            .expect("Docker must run for these tests");
         let image = docker.inspect_image(&required("TAIBAI_TEST_IMAGE")).await.unwrap();
         let spec = WorkerSpec {
             name: WorkerName(format!("w{index}")),

@@ -4,8 +4,8 @@ use bollard::models::ImageConfig;
 use protocol::worker::{CGROUP_DIR, Cgroup, PACKAGE_DIR, SCRATCH_DIR};
 
 use super::*;
-use crate::orchestrator::SlotLimits;
 use crate::orchestrator::files::Files;
+use crate::orchestrator::{Network, SlotLimits};
 
 fn spec() -> WorkerSpec {
     WorkerSpec {
@@ -21,11 +21,17 @@ fn spec() -> WorkerSpec {
 }
 
 fn made(spec: &WorkerSpec) -> ContainerCreateBody {
+    made_with(spec, "none", None)
+}
+
+fn made_with(spec: &WorkerSpec, network_label: &str, connection: Option<&Connection>) -> ContainerCreateBody {
     let files = Files::at(Path::new("/run/taibai"), Path::new("/var/work"), "demo").unwrap();
     let places = files.places(&spec.name);
     let cgroups = [Bind { source: PathBuf::from("/cg/memory/w1"), target: format!("{CGROUP_DIR}/memory") }];
     let parts = Parts {
         deployment: "demo",
+        network_label,
+        connection,
         supervisor: Path::new("/opt/supervisor"),
         overhead_bytes: 256 << 20,
         places: &places,
@@ -153,10 +159,29 @@ fn without_a_network_none_is_set_up_at_all() {
     let none = made(&spec());
     assert_eq!(none.network_disabled, Some(true));
     assert_eq!(none.host_config.unwrap().network_mode.as_deref(), Some("none"));
+}
 
-    let named = made(&WorkerSpec { network: Network::Named("taibai0".to_owned()), ..spec() });
-    assert_eq!(named.network_disabled, Some(false));
-    assert_eq!(named.host_config.unwrap().network_mode.as_deref(), Some("taibai0"));
+#[test]
+fn a_container_on_the_bridge_is_given_names_and_name_servers() {
+    let connection = Connection {
+        network: "taibai-demo".to_owned(),
+        dns: vec!["192.0.2.53".to_owned()],
+        resolv_conf: "/run/taibai/w/demo/.resolv.conf".into(),
+        extra_hosts: vec!["keystone:192.0.2.10".to_owned()],
+    };
+    let body = made_with(&WorkerSpec { network: Network::Bridge, ..spec() }, "bridge-1", Some(&connection));
+    assert_eq!(body.network_disabled, Some(false));
+    assert_eq!(body.labels.unwrap()[NETWORK], "bridge-1");
+    let host = body.host_config.unwrap();
+    assert_eq!(host.network_mode.as_deref(), Some("taibai-demo"));
+    assert_eq!(texts(host.dns), ["192.0.2.53"]);
+    assert_eq!(texts(host.dns_search), ["."]);
+    assert_eq!(texts(host.extra_hosts), ["keystone:192.0.2.10"]);
+    let mounts = host.mounts.unwrap();
+    let at = |mount: &&Mount| mount.target.as_deref() == Some("/etc/resolv.conf");
+    let mount = mounts.iter().find(at).unwrap();
+    assert_eq!(mount.source.as_deref(), Some("/run/taibai/w/demo/.resolv.conf"));
+    assert_eq!(mount.read_only, Some(true));
 }
 
 #[test]
@@ -183,6 +208,7 @@ fn a_container_is_recognized_by_the_labels_it_was_given() {
             index: 7,
             container_id: "c1".to_owned(),
             image_id: "sha256:feed".to_owned(),
+            network: Some("none".to_owned()),
             running: true,
         }
     );
