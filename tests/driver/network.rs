@@ -209,10 +209,18 @@ impl Drop for Outside {
     }
 }
 
-/// Answers whoever connects, until the test ends.
-fn listen(address: IpAddr, port: u16) {
-    let listener =
-        TcpListener::bind((address, port)).unwrap_or_else(|error| panic!("{address} {port}: {error}"));
+/// Answers whoever connects, until the test ends. Returns the port: another one where this machine's own
+/// service has it on all addresses.
+fn listen(address: IpAddr, port: u16) -> u16 {
+    listen_at(SocketAddr::new(address, port))
+}
+
+fn listen_at(at: SocketAddr) -> u16 {
+    let mut other = at;
+    other.set_port(0);
+    let listener = TcpListener::bind(at).or_else(|_| TcpListener::bind(other));
+    let listener = listener.unwrap_or_else(|error| panic!("{at}: {error}"));
+    let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let _ = client.and_then(|mut client| client.write_all(b"here"));
@@ -314,32 +322,33 @@ async fn only_the_catalogs_endpoints_answer_and_the_outside_where_the_operator_a
 
         // On the bridge's address and on this host's public one: sshd, databases, memcached, the API's
         // private listener; and Keystone, which is the catalog's.
-        let mut closed = Vec::new();
-        for address in [net.gateway(), net.gateway6(), host.parse().unwrap(), host6.parse().unwrap()] {
-            for port in [22, 3306, 5432, 11211, 7070, 5000] {
-                listen(address, port);
-                closed.push((address.to_string(), port));
+        let (mut targets, mut catalog) = (Vec::new(), Vec::new());
+        let mut register = |host: &str, port| {
+            catalog.push(Endpoint { service: "identity".to_owned(), host: host.to_owned(), port });
+        };
+        for address in [net.gateway().to_string(), net.gateway6().to_string(), host, host6.clone()] {
+            for port in [22, 3306, 5432, 11211, 7070] {
+                targets.push((address.clone(), listen(address.parse().unwrap(), port)));
+            }
+            let keystone = listen(address.parse().unwrap(), 15730);
+            targets.push((address.clone(), keystone));
+            if address != host6 {
+                register(&address, keystone);
             }
         }
-        let catalog: Vec<_> = [net.gateway().to_string(), net.gateway6().to_string(), host]
-            .into_iter()
-            .chain(private.first().cloned().filter(|_| outside))
-            .map(|host| Endpoint {
-                service: "identity".to_owned(),
-                port: if host.starts_with("192.168.") { 80 } else { 5000 },
-                host,
-            })
-            .collect();
+        if outside {
+            register(&private[0], 80);
+        }
         net.guard.set_catalog(catalog.clone()).await.unwrap();
-        closed.extend(far.iter().map(|address| ((*address).to_owned(), 80)));
-        for (address, port) in &closed {
+        targets.extend(far.iter().map(|address| ((*address).to_owned(), 80)));
+        for (address, port) in &targets {
             let at = SocketAddr::new(address.parse().unwrap(), *port);
             assert!(answers(at), "{at} does not answer this host");
         }
         let mut link_local = link_local(&net.config.bridge_name);
         link_local.set_port(listen_at(link_local.into()));
         assert!(answers(link_local.into()), "{link_local} does not answer this host");
-        let everything: Vec<_> = closed
+        let everything: Vec<_> = targets
             .iter()
             .cloned()
             .chain(
@@ -407,13 +416,12 @@ async fn the_catalogs_names_are_known_inside_and_no_others() {
         config.allow = vec!["10.0.0.0/8:15731".parse().unwrap()];
     })
     .await;
-    // The first is open by `allow` too, which has this one port.
+    let worker = net.worker().await;
+    // The first is open by `allow`, which has this one port.
     listen(net.gateway(), 15731);
     let other = listen(net.gateway(), 15732);
     let at = |port| Endpoint { service: "identity".to_owned(), host: "keystone.test".to_owned(), port };
     net.guard.set_catalog(vec![at(other)]).await.unwrap();
-    // Only workers that start from now on are given names.
-    let worker = net.worker().await;
 
     let named = [("keystone.test".to_owned(), 15731), ("keystone.test".to_owned(), other)];
     assert_eq!(reached(&worker, &named).await, named);
