@@ -64,7 +64,8 @@ async fn site() -> Site {
     let store = LocalStore::open(packages, config.storage.max_package_bytes).await.unwrap();
     let store = Arc::new(store);
     let gateway = testing::without_workers(&config, db.clone(), store.clone());
-    let app = web::Data::new(App::new(&config, Authenticator::new(&config, None).unwrap(), db, store, gateway));
+    let app =
+        web::Data::new(App::new(&config, Authenticator::new(&config, None).unwrap(), db, store, gateway));
     Site { directory, app }
 }
 

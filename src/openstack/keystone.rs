@@ -21,7 +21,7 @@ use super::wire::{DomainRef, Login, Scope, UserRef};
 use super::{REQUEST_ID, SUBJECT_TOKEN, TrustToken};
 use crate::config::KeystoneAuthtoken;
 use crate::error::Source;
-use crate::model::{Token, TokenInfo, UserToken};
+use crate::model::{Catalog, Token, TokenInfo, UserToken};
 
 /// Says that access rules of application credentials are respected here. Keystone refuses to tell
 /// of a token that has some to who does not say so.
@@ -138,6 +138,16 @@ impl Keystone {
                 _ => Error::unavailable(KEYSTONE, format!("it answered a validation with status {status}")),
             }),
         }
+    }
+
+    /// The catalog as this service sees it.
+    pub async fn catalog(&self) -> Result<Arc<Catalog>> {
+        Ok(Arc::clone(&self.service.current().await?.info.catalog))
+    }
+
+    /// The region in which services are looked up.
+    pub fn region(&self) -> Option<&str> {
+        self.service.place.region.as_deref()
     }
 
     /// A session that acts as whose token this is, with the catalog that came with it. Asks nobody.
