@@ -212,3 +212,21 @@ cargo_test_as_root() {
     TAIBAI_SUPERVISOR=$(supervisor_path) TAIBAI_TEST_IMAGE=$(python_image) TAIBAI_BIN=$ROOT/target/debug/taibai \
         cargo test --locked --workspace --test "$1"
 }
+
+# --- Keystone and Swift ---------------------------------------------------------------------------
+
+CLOUD_STARTED=
+
+# Brings up the test cloud, unless the one that TAIBAI_TEST_CLOUD names is up already, and says there
+# where its state is.
+ensure_cloud() {
+    export TAIBAI_TEST_CLOUD=${TAIBAI_TEST_CLOUD:-$ROOT/target/cloud}
+    if "$ROOT/tests/cloud/status" "$TAIBAI_TEST_CLOUD" >/dev/null 2>&1; then return; fi
+    CLOUD_STARTED=yes
+    step "bringing up Keystone and Swift" "$ROOT/tests/cloud/up" "$TAIBAI_TEST_CLOUD"
+}
+
+# Stops the cloud if this script started it. Its data stay for the next time.
+stop_cloud() {
+    if [ -n "$CLOUD_STARTED" ]; then "$ROOT/tests/cloud/down" "$TAIBAI_TEST_CLOUD" >/dev/null; fi
+}

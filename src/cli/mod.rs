@@ -2,6 +2,7 @@
 
 mod config;
 mod db;
+mod register;
 mod serve;
 
 use std::error::Error;
@@ -33,6 +34,12 @@ enum Command {
     /// Looks after the database.
     #[command(subcommand)]
     Db(db::Command),
+    /// Puts the service into Keystone: its user, its role, its endpoints. May be run again.
+    ///
+    /// Keystone is asked with an administrator's login, from OS_CLOUD or the other OS_* variables.
+    Register(register::Register),
+    /// Removes from Keystone what `register` made.
+    Unregister(register::Region),
     /// Looks after the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -45,6 +52,8 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         Command::Serve => serve::run(path),
         Command::Db(command) => db::run(command, path),
+        Command::Register(arguments) => register::register(arguments, path),
+        Command::Unregister(region) => register::unregister(region, path),
         Command::Config(command) => config::run(command, path),
     };
     match done {

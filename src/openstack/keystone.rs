@@ -147,6 +147,11 @@ impl Keystone {
         Ok(Arc::clone(&token.info.catalog))
     }
 
+    /// The region in which services are looked up.
+    pub fn region(&self) -> Option<&str> {
+        self.service.place.region.as_deref()
+    }
+
     /// A session that acts as whose token this is, with the catalog that came with it. Asks nobody.
     pub fn session(&self, token: &UserToken, request_id: Option<&str>) -> Result<Session> {
         Session::new(&self.client, token, self.service.place.clone(), request_id)

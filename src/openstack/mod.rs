@@ -7,15 +7,19 @@
 
 mod auth;
 mod client;
+mod environment;
 mod error;
 mod keystone;
+mod registry;
 mod session;
 mod swift;
 mod trusts;
 mod wire;
 
+pub use environment::Administrator;
 pub use error::{Error, Result};
 pub use keystone::{Expired, Keystone};
+pub use registry::{Change, Done, Registration, Registry};
 pub use session::Session;
 pub use swift::{Object, ObjectInfo, Swift};
 pub use trusts::{TrustError, TrustToken};

@@ -1,8 +1,12 @@
 //! The service from end to end: the binary, real containers, a real database. Needs root, Docker and
 //! the runtime's image: `tox-like-scripts/functional`.
 
+#[allow(dead_code, reason = "the tests of openstack use the rest")]
+#[path = "../openstack/cloud.rs"]
+mod cloud;
 mod configuration;
 mod executions;
+mod identity;
 mod rejects;
 mod restarts;
 mod service;

@@ -286,7 +286,12 @@ impl Service {
     pub fn request(&self, who: &str, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let request = self.http.request(method, format!("{}{path}", self.url));
-        if who.is_empty() { request } else { request.header("x-auth-token", format!("{who}:{who}")) }
+        match who {
+            "" => request,
+            // One of Keystone's.
+            token if token.starts_with("gAAAA") => request.header("x-auth-token", token),
+            name => request.header("x-auth-token", format!("{name}:{name}")),
+        }
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -1,0 +1,285 @@
+//! The test cloud as tests see it, and a way to Keystone that can be cut.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use prometheus::{IntCounterVec, Opts};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use taibai::config::KeystoneAuthtoken;
+use taibai::model::{Token, UserToken};
+use taibai::openstack::Keystone;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+const STATE: &str = "TAIBAI_TEST_CLOUD";
+
+#[derive(Deserialize)]
+struct Clouds {
+    clouds: BTreeMap<String, Account>,
+}
+
+#[derive(Clone, Deserialize)]
+pub struct Account {
+    pub region_name: String,
+    pub auth: Auth,
+}
+
+#[derive(Clone, Deserialize)]
+pub struct Auth {
+    pub auth_url: String,
+    pub username: String,
+    pub password: String,
+    pub project_name: String,
+}
+
+pub struct Cloud {
+    state: PathBuf,
+    accounts: BTreeMap<String, Account>,
+    http: reqwest::Client,
+}
+
+/// A Keystone client of ours and what it asked.
+pub struct Ours {
+    pub keystone: Keystone,
+    pub calls: IntCounterVec,
+}
+
+impl Ours {
+    pub fn calls(&self, call: &str) -> u64 {
+        self.calls.with_label_values(&[call]).get()
+    }
+}
+
+impl Cloud {
+    pub fn open() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let how = "bring up a cloud and name its state directory:\n  tests/cloud/up /var/tmp/taibai-cloud\n  \
+                   export TAIBAI_TEST_CLOUD=/var/tmp/taibai-cloud";
+        let state = std::env::var_os(STATE).unwrap_or_else(|| panic!("{STATE} is not set; {how}"));
+        let state = PathBuf::from(state);
+        let file = state.join("clouds.yaml");
+        let text = std::fs::read_to_string(&file)
+            .unwrap_or_else(|error| panic!("{}: {error}; {how}", file.display()));
+        let clouds: Clouds = serde_saphyr::from_str(&text).unwrap();
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
+        Self { state, accounts: clouds.clouds, http }
+    }
+
+    pub fn account(&self, name: &str) -> &Account {
+        &self.accounts[name]
+    }
+
+    pub fn auth_url(&self) -> &str {
+        &self.account("taibai").auth.auth_url
+    }
+
+    /// The service's section, as an operator would write it.
+    pub fn section(&self) -> KeystoneAuthtoken {
+        let taibai = self.account("taibai");
+        KeystoneAuthtoken {
+            auth_url: taibai.auth.auth_url.clone(),
+            username: taibai.auth.username.clone(),
+            password: taibai.auth.password.as_str().into(),
+            project_name: taibai.auth.project_name.clone(),
+            region_name: taibai.region_name.clone(),
+            http_connect_timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(60),
+            ..KeystoneAuthtoken::default()
+        }
+    }
+
+    pub fn ours(&self) -> Ours {
+        ours(&self.section())
+    }
+
+    /// A new token of an account, with its password.
+    pub async fn token(&self, name: &str) -> Token {
+        let auth = &self.account(name).auth;
+        let domain = json!({"id": "default"});
+        self.issue(json!({
+            "identity": {"methods": ["password"], "password": {"user": {
+                "name": auth.username, "domain": domain, "password": auth.password}}},
+            "scope": {"project": {"name": auth.project_name, "domain": domain}},
+        }))
+        .await
+    }
+
+    pub async fn issue(&self, auth: Value) -> Token {
+        let url = format!("{}/auth/tokens", self.auth_url());
+        let answer = self.http.post(url).json(&json!({"auth": auth})).send().await.unwrap();
+        assert_eq!(answer.status(), 201, "{:?}", answer.text().await);
+        Token::new(answer.headers()["x-subject-token"].to_str().unwrap())
+    }
+
+    /// A new token with what Keystone says of it.
+    pub async fn user(&self, name: &str) -> UserToken {
+        self.described(self.token(name).await).await
+    }
+
+    pub async fn described(&self, token: Token) -> UserToken {
+        let info = self.ours().keystone.validate(&token, None).await.unwrap();
+        UserToken { token, info: Arc::new(info) }
+    }
+
+    pub async fn revoke(&self, token: &Token) {
+        let url = format!("{}/auth/tokens", self.auth_url());
+        let admin = self.token("admin").await;
+        let request = self.http.delete(url).header("x-auth-token", admin.expose());
+        let answer = request.header("x-subject-token", token.expose()).send().await.unwrap();
+        assert_eq!(answer.status(), 204);
+    }
+
+    /// A token of demo's that ran out, as Keystone would have issued it an hour ago.
+    pub async fn expired_token(&self) -> Token {
+        let demo = self.user("demo").await;
+        let settings = std::fs::read_to_string(self.state.join("settings")).unwrap();
+        let venv = settings.lines().find_map(|line| line.strip_prefix("TAIBAI_CLOUD_VENV=")).unwrap();
+        let output = Command::new(format!("{venv}/bin/python"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cloud/expired_token.py"))
+            .arg(self.state.join("etc/keystone.conf"))
+            .args([&demo.info.user_id, demo.info.project_id.as_ref().unwrap()])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let token = text.lines().last();
+        Token::new(token.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr))))
+    }
+
+    /// An application credential of demo's with these access rules, and a token by it.
+    pub async fn application_credential(&self, rules: Option<Value>) -> Token {
+        let demo = self.user("demo").await;
+        let mut credential = json!({"name": uuid::Uuid::new_v4(), "roles": [{"name": "member"}]});
+        if let Some(rules) = rules {
+            credential["access_rules"] = rules;
+        }
+        let url = format!("{}/users/{}/application_credentials", self.auth_url(), demo.info.user_id);
+        let mut made = Value::Null;
+        // While assignments change elsewhere, Keystone may miss this one for a moment.
+        eventually("the application credential is made", async || {
+            let request = self.http.post(&url).header("x-auth-token", demo.token.expose());
+            let answer = request.json(&json!({"application_credential": &credential})).send().await.unwrap();
+            let created = answer.status() == 201;
+            made = answer.json().await.unwrap();
+            assert!(created || made.to_string().contains("unassigned role"), "{made}");
+            created
+        })
+        .await;
+        let made = &made["application_credential"];
+        self.issue(json!({"identity": {"methods": ["application_credential"],
+            "application_credential": {"id": made["id"], "secret": made["secret"]}}}))
+            .await
+    }
+
+    /// A way to Keystone that can be cut.
+    pub async fn way(&self) -> Way {
+        let url = self.auth_url().strip_prefix("http://").unwrap();
+        Way::open(url.split('/').next().unwrap().to_owned()).await
+    }
+}
+
+pub fn ours(section: &KeystoneAuthtoken) -> Ours {
+    let calls = IntCounterVec::new(Opts::new("calls", "Calls."), &["call"]).unwrap();
+    Ours { keystone: Keystone::new(section, calls.clone()).unwrap(), calls }
+}
+
+/// Waits for a condition, with a limit.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !condition().await {
+        assert!(Instant::now() < limit, "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Forwards connections to the real Keystone, until it is cut.
+pub struct Way {
+    pub address: SocketAddr,
+    target: String,
+    seen: Arc<Mutex<Vec<u8>>>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Way {
+    async fn open(target: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut way = Self { address, target, seen: Arc::default(), task: None };
+        way.serve(listener);
+        way
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let (target, seen) = (self.target.clone(), Arc::clone(&self.seen));
+        self.task = Some(tokio::spawn(async move {
+            // With the set its connections end.
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (near, _) = listener.accept().await.unwrap();
+                let (target, seen) = (target.clone(), Arc::clone(&seen));
+                connections.spawn(async move {
+                    let far = TcpStream::connect(target).await.unwrap();
+                    let (mut near_read, mut near_write) = near.into_split();
+                    let (mut far_read, mut far_write) = far.into_split();
+                    let there = async {
+                        let mut buffer = vec![0; 65536];
+                        while let Ok(length @ 1..) = near_read.read(&mut buffer).await {
+                            seen.lock().unwrap().extend(&buffer[..length]);
+                            if far_write.write_all(&buffer[..length]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    let back = tokio::io::copy(&mut far_read, &mut near_write);
+                    tokio::select! { () = there => {}, _ = back => {} }
+                });
+            }
+        }));
+    }
+
+    /// The section by this way. No region has this name, so that the catalog leads nowhere else.
+    pub fn section(&self, cloud: &Cloud) -> KeystoneAuthtoken {
+        KeystoneAuthtoken {
+            auth_url: format!("http://{}/v3", self.address),
+            region_name: "nowhere".to_owned(),
+            http_connect_timeout: Duration::from_secs(2),
+            ..cloud.section()
+        }
+    }
+
+    pub async fn cut(&mut self) {
+        let task = self.task.take().unwrap();
+        task.abort();
+        let _ = task.await;
+    }
+
+    pub async fn mend(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.serve(listener);
+    }
+
+    /// The last token with which something was asked this way.
+    pub fn last_token(&self) -> Token {
+        let seen = String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned();
+        let line =
+            seen.lines().rfind(|line| line.to_ascii_lowercase().starts_with("x-auth-token: ")).unwrap();
+        Token::new(line.split_once(": ").unwrap().1)
+    }
+
+    pub fn seen(&self) -> String {
+        String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
