@@ -115,6 +115,8 @@ def receive_fork(control):
 
 def preload(names):
     """Imports modules of the image; gives the libraries that this has loaded, by name."""
+    # Libraries look for settings in a home, and fail where there is none. A slot's is empty as well.
+    os.environ.setdefault("HOME", "/nonexistent")
     before = set(sys.modules)
     for name in names:
         importlib.import_module(name)
