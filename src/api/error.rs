@@ -13,8 +13,8 @@ use crate::error::Error;
 pub enum ApiError {
     #[error(transparent)]
     Domain(#[from] Error),
-    #[error(transparent)]
-    Unauthorized(#[from] Rejected),
+    #[error("{rejected}")]
+    Unauthorized { rejected: Rejected, challenge: Option<String> },
     #[error("The resource could not be found.")]
     NoSuchRoute,
     #[error("{text}")]
@@ -31,7 +31,8 @@ impl ApiError {
 
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized { rejected: Rejected::Busy, .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::NoSuchRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Framework(status) => *status,
@@ -67,8 +68,13 @@ impl ApiError {
                     headers.insert(header::ALLOW, allow);
                 }
             }
-            Self::Domain(Error::Busy(_)) => {
+            Self::Domain(Error::Busy(_)) | Self::Unauthorized { rejected: Rejected::Busy, .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::Unauthorized { challenge: Some(challenge), .. } => {
+                if let Ok(challenge) = HeaderValue::from_str(challenge) {
+                    headers.insert(header::WWW_AUTHENTICATE, challenge);
+                }
             }
             _ => {}
         }

@@ -16,7 +16,7 @@ use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::future::LocalBoxFuture;
 use tracing::Span;
 
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Credentials};
 use crate::config::Config;
 use crate::db::Db;
 use crate::engine::gateway::Gateway;
@@ -43,10 +43,17 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(config: &Config, db: Db, store: Arc<dyn PackageStore>, engine: Gateway) -> Self {
+    pub fn new(
+        config: &Config,
+        policy: Policy,
+        authenticator: Authenticator,
+        db: Db,
+        store: Arc<dyn PackageStore>,
+        engine: Gateway,
+    ) -> Self {
         Self {
-            policy: Policy::default(),
-            authenticator: Authenticator::new(config.api.auth_strategy),
+            policy,
+            authenticator,
             runtimes: Runtimes::new(db.clone(), engine.clone()),
             functions: Functions::new(db.clone(), Arc::clone(&store), engine.clone(), config),
             executions: Executions::new(db.clone(), engine.clone()),
@@ -74,11 +81,20 @@ impl FromRequest for Caller {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let app = App::of(request).clone();
-        let header = request.headers().get("x-auth-token").cloned();
+        let header = |name: &str| request.headers().get(name).cloned();
+        let (token, authorization) = (header("x-auth-token"), header("authorization"));
         Box::pin(async move {
-            // A token is ASCII; what is not can be nobody's.
-            let token = header.as_ref().map(|value| value.to_str().unwrap_or(""));
-            let caller = app.authenticator.authenticate(token).await?;
+            // Both are ASCII; what is not can be nobody's.
+            let credentials = Credentials {
+                token: token.as_ref().map(|value| value.to_str().unwrap_or("")),
+                authorization: authorization.as_ref().map(|value| value.to_str().unwrap_or("")),
+            };
+            let caller = app.authenticator.authenticate(credentials).await;
+            let caller = caller.map_err(|rejected| ApiError::Unauthorized {
+                rejected,
+                challenge: app.authenticator.challenge(),
+            })?;
+            let caller = app.policy.admit(caller);
             let span = Span::current();
             span.record("project.id", caller.project_id.as_str());
             span.record("user.id", caller.user_id.as_str());

@@ -1,32 +1,77 @@
-//! `X-Auth-Token` to [`Caller`]. No rules: what a caller may do is `policy`'s.
+//! What a request carries to [`Caller`]. No rules: what a caller may do is `policy`'s.
 
-use crate::config::AuthStrategy;
+pub mod basic;
+
+use std::sync::Arc;
+
+use crate::config::{AuthStrategy, Config};
 use crate::model::Caller;
 
-/// Why nobody is known by what a request carried. The text never repeats the token.
+/// What a request carries that may say who asks. No `Debug`: it holds secrets.
+#[derive(Clone, Copy, Default)]
+pub struct Credentials<'a> {
+    /// `X-Auth-Token`.
+    pub token: Option<&'a str>,
+    /// `Authorization`.
+    pub authorization: Option<&'a str>,
+}
+
+/// Why nobody is known by what a request carried. The text never repeats that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
+    #[error("Failed to validate access token: Authentication required")]
+    Missing,
     #[error("Failed to validate access token: Auth token is invalid")]
     Invalid,
+    #[error("The user name or the password is wrong.")]
+    Password,
+    /// Nobody has looked at it, since too many wait for the same.
+    #[error("Too many passwords are being checked. Try again.")]
+    Busy,
+}
+
+/// What stops a start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the users of [http_basic] cannot be read")]
+    Users(#[from] basic::file::FileError),
 }
 
 /// How callers are known; see `[api] auth_strategy`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Authenticator {
     Noauth,
+    Basic(Arc<basic::Basic>),
 }
 
 impl Authenticator {
-    pub fn new(strategy: AuthStrategy) -> Self {
-        match strategy {
+    pub fn new(config: &Config) -> Result<Self, StartError> {
+        Ok(match config.api.auth_strategy {
             AuthStrategy::Noauth => Self::Noauth,
-        }
+            AuthStrategy::HttpBasic => Self::Basic(Arc::new(basic::Basic::open(&config.http_basic)?)),
+        })
     }
 
     /// Who asks. A strategy that asks another service waits for it here.
-    pub async fn authenticate(&self, token: Option<&str>) -> Result<Caller, Rejected> {
+    pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Caller, Rejected> {
         match self {
-            Self::Noauth => noauth(token),
+            Self::Noauth => noauth(credentials.token),
+            Self::Basic(basic) => basic.authenticate(credentials.authorization).await,
+        }
+    }
+
+    /// What a 401 says in `WWW-Authenticate`.
+    pub fn challenge(&self) -> Option<String> {
+        match self {
+            Self::Noauth => None,
+            Self::Basic(_) => Some(r#"Basic realm="taibai""#.to_owned()),
+        }
+    }
+
+    /// Reads again what is in files, where they have changed. Blocks on them.
+    pub fn refresh(&self) {
+        if let Self::Basic(basic) = self {
+            basic.refresh();
         }
     }
 }
@@ -47,11 +92,7 @@ fn noauth(token: Option<&str>) -> Result<Caller, Rejected> {
 }
 
 fn caller(user: &str, project: &str, roles: &[&str]) -> Caller {
-    Caller {
-        user_id: user.to_owned(),
-        project_id: project.into(),
-        roles: roles.iter().map(|&role| role.to_owned()).collect(),
-    }
+    Caller::new(user, project, roles.iter().map(|&role| role.to_owned()).collect())
 }
 
 #[cfg(test)]
@@ -62,17 +103,17 @@ mod tests {
     fn a_token_names_user_and_project() {
         let known = noauth(Some("demo:p1")).unwrap();
         assert_eq!((known.user_id.as_str(), known.project_id.as_str()), ("demo", "p1"));
-        assert!(!known.is_admin());
+        assert_eq!(known.roles, ["member"]);
         let both = noauth(Some("demo")).unwrap();
         assert_eq!((both.user_id.as_str(), both.project_id.as_str()), ("demo", "demo"));
-        assert!(noauth(Some("admin:p1")).unwrap().is_admin());
-        assert!(!noauth(Some("demo:admin")).unwrap().is_admin());
+        assert_eq!(noauth(Some("admin:p1")).unwrap().roles, ["admin", "member"]);
+        assert_eq!(noauth(Some("demo:admin")).unwrap().roles, ["member"]);
     }
 
     #[test]
     fn nobody_is_the_operator() {
         let known = noauth(None).unwrap();
-        assert!(known.is_admin());
+        assert_eq!(known.roles, ["admin", "member"]);
         assert_eq!(known.project_id.as_str(), "default");
     }
 

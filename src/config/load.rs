@@ -267,8 +267,7 @@ mod tests {
 
     #[test]
     fn trouble_in_a_file_is_one_line_that_says_where_and_what_would_be_right() {
-        const SECTIONS: &str =
-            "the sections are api, database, docker, engine, logging, resource_limits, storage";
+        const SECTIONS: &str = "the sections are api, database, docker, engine, http_basic, logging, oslo_policy, resource_limits, storage";
         for (text, message) in [
             (
                 "[engin]\n",
@@ -411,7 +410,7 @@ mod tests {
                 "TAIBAI_METRICS__PORT",
                 "1",
                 "TAIBAI_METRICS__PORT: [metrics]: unknown section; the sections are \
-                 api, database, docker, engine, logging, resource_limits, storage",
+                 api, database, docker, engine, http_basic, logging, oslo_policy, resource_limits, storage",
             ),
         ] {
             assert_eq!(with("", &[(name, value)]).map(|_| ()), Err(message.to_owned()));

@@ -8,10 +8,13 @@ mod sample;
 mod section;
 mod sections;
 mod validate;
+mod watched;
 
 pub use error::Error;
 pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
-    Api, AuthStrategy, Config, Database, Docker, Durability, Engine, Logging, ResourceLimits, Storage,
+    Api, AuthStrategy, Config, Database, Docker, Durability, Engine, HttpBasic, Logging, OsloPolicy,
+    ResourceLimits, Storage,
 };
+pub use watched::Watched;

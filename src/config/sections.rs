@@ -16,7 +16,9 @@ config! {
         pub database: Database,
         pub docker: Docker,
         pub engine: Engine,
+        pub http_basic: HttpBasic,
         pub logging: Logging,
+        pub oslo_policy: OsloPolicy,
         pub resource_limits: ResourceLimits,
         pub storage: Storage,
     }
@@ -28,6 +30,8 @@ config! {
 pub enum AuthStrategy {
     /// Nobody is asked for a token. For one machine and one user.
     Noauth,
+    /// A name and a password, checked with a file; see `[http_basic]`.
+    HttpBasic,
 }
 
 section! {
@@ -37,7 +41,7 @@ section! {
         pub host: IpAddr as "address" = Ipv4Addr::LOCALHOST.into();
         /// Port to listen on; 0 picks a free one.
         pub port: u16 as "number" = 7070;
-        /// How callers are known: `noauth`.
+        /// How callers are known: `noauth` or `http_basic`.
         pub auth_strategy: AuthStrategy as "choice" = AuthStrategy::Noauth;
         /// Listen beyond loopback although `auth_strategy` is `noauth`: everyone who reaches the port is an administrator.
         pub allow_noauth_from_anywhere: bool as "flag" = false;
@@ -133,12 +137,30 @@ section! {
 }
 
 section! {
+    /// `[http_basic]`: callers known by name and password, where `auth_strategy` is `http_basic`.
+    pub struct HttpBasic {
+        /// File of users, as `taibai user` writes it: `name:bcrypt hash[:project[:role,role]]`.
+        pub user_file: PathBuf as "path" = "/etc/taibai/htpasswd".into();
+        /// Names of users, separated by commas, who have the role `admin` besides those in the file.
+        pub admins: String as "text" = String::new();
+    }
+}
+
+section! {
     /// `[logging]`: what the services write about themselves.
     pub struct Logging {
         /// Levels, as `info` or `info,taibai::engine=debug`.
         pub level: String as "text" = "info,sqlx=warn,sea_orm_migration=warn".to_owned();
         /// Write JSON instead of text.
         pub json: bool as "flag" = false;
+    }
+}
+
+section! {
+    /// `[oslo_policy]`: who may do what.
+    pub struct OsloPolicy {
+        /// File of rules that differ from the defaults, which `taibai policy list` shows. It is read again when it changes.
+        pub policy_file: PathBuf as "path" = "/etc/taibai/policy.yaml".into();
     }
 }
 

@@ -7,7 +7,10 @@ use std::time::Duration;
 use protocol::worker::{PARENT_UID, UIDS};
 use tracing_subscriber::EnvFilter;
 
-use super::{Api, AuthStrategy, Config, Database, Docker, Engine, Error, Logging, ResourceLimits, Storage};
+use super::{
+    Api, AuthStrategy, Config, Database, Docker, Engine, Error, HttpBasic, Logging, OsloPolicy,
+    ResourceLimits, Storage,
+};
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
@@ -29,7 +32,9 @@ impl Config {
         database(&self.database)?;
         docker(&self.docker, &self.engine)?;
         engine(&self.engine)?;
+        http_basic(&self.http_basic)?;
         logging(&self.logging)?;
+        oslo_policy(&self.oslo_policy)?;
         resource_limits(&self.resource_limits)?;
         storage(&self.storage)
     }
@@ -101,6 +106,14 @@ fn engine(engine: &Engine) -> Result {
     at_least("engine", "max_result_bytes", engine.max_result_bytes, 1)?;
     positive("engine", "idle_timeout", engine.idle_timeout)?;
     positive("engine", "lease", engine.lease)
+}
+
+fn http_basic(http_basic: &HttpBasic) -> Result {
+    filled("http_basic", "user_file", &http_basic.user_file)
+}
+
+fn oslo_policy(oslo_policy: &OsloPolicy) -> Result {
+    filled("oslo_policy", "policy_file", &oslo_policy.policy_file)
 }
 
 fn logging(logging: &Logging) -> Result {
@@ -321,7 +334,9 @@ mod tests {
             (|c| c.docker.deployment = " ".to_owned(), "[docker] deployment: must not be empty"),
             (|c| c.docker.network.clear(), "[docker] network: must not be empty"),
             (|c| c.docker.worker_dir.clear(), "[docker] worker_dir: must not be empty"),
+            (|c| c.http_basic.user_file.clear(), "[http_basic] user_file: must not be empty"),
             (|c| c.logging.level.clear(), "[logging] level: must not be empty"),
+            (|c| c.oslo_policy.policy_file.clear(), "[oslo_policy] policy_file: must not be empty"),
             (|c| c.storage.file_system_dir.clear(), "[storage] file_system_dir: must not be empty"),
         ];
         for (change, message) in cases {

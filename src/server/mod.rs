@@ -2,21 +2,31 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::middleware::from_fn;
 use actix_web::{App as HttpApp, HttpResponse, HttpServer, web};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, App};
+use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::db::Db;
 use crate::engine::{self, Engine, NodeLock};
 use crate::orchestrator;
+use crate::policy::Policy;
 use crate::storage::LocalStore;
 use crate::telemetry::{Chain, Metrics};
 
+/// How often files are looked at that may change while the service runs.
+const RELOAD: Duration = Duration::from_secs(1);
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("the policy cannot be used")]
+    Policy(#[from] crate::policy::FileError),
+    #[error("callers cannot be known")]
+    Auth(#[from] crate::auth::StartError),
     #[error("the database cannot be used")]
     Database(#[from] crate::db::Error),
     #[error("Docker cannot be used")]
@@ -44,6 +54,8 @@ pub enum Error {
 /// The end is in good order: no request is accepted any more, those under way are answered, what the
 /// engine runs comes to its end or is left to the next start, and the database is closed last.
 pub async fn serve(config: Config) -> Result<(), Error> {
+    let policy = Policy::open(&config.oslo_policy.policy_file)?;
+    let authenticator = Authenticator::new(&config)?;
     let metrics = Metrics::new();
     let db = Db::connect(&config.database).await?;
     db.ensure_current().await?;
@@ -56,10 +68,12 @@ pub async fn serve(config: Config) -> Result<(), Error> {
 
     let (gateway, engine) =
         Engine::start(&config, lock, db.clone(), store.clone(), containers, metrics.clone()).await?;
-    let app = web::Data::new(App::new(&config, db.clone(), store, gateway));
+    let app = web::Data::new(App::new(&config, policy, authenticator, db.clone(), store, gateway));
+    let reloading = tokio::spawn(reload(app.clone().into_inner()));
     let (server, address) = match http_server(&config, app, metrics, db.clone()) {
         Ok(bound) => bound,
         Err(error) => {
+            reloading.abort();
             engine.shutdown(config.api.shutdown_timeout).await;
             return Err(error);
         }
@@ -75,12 +89,33 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     tracing::info!("stopping: no more requests are accepted");
     // Answers what it has before it returns, within its shutdown timeout.
     handle.stop(true).await;
+    // It holds nothing, so that it may end anywhere.
+    reloading.abort();
     engine.shutdown(config.api.shutdown_timeout).await;
     if let Err(error) = db.close().await {
         tracing::warn!(error = %Chain(&error), "the database was not closed cleanly");
     }
     tracing::info!("stopped");
     stopped.map_err(Error::Http)
+}
+
+/// Reads the files of policy and users again when they change: each second, and on SIGHUP.
+async fn reload(app: Arc<App>) {
+    // Without the signal the second is what remains.
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut second = tokio::time::interval(RELOAD);
+    loop {
+        tokio::select! {
+            _ = second.tick() => {}
+            Some(()) = async { hangup.as_mut()?.recv().await } => {}
+        }
+        let app = app.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            app.policy.refresh();
+            app.authenticator.refresh();
+        });
+        let _ = read.await;
+    }
 }
 
 fn http_server(

@@ -79,10 +79,11 @@ mod tests {
 
     fn listing(role: &str, query: &str) -> Result<Listing> {
         let project_id: ProjectId = "own".into();
-        let caller = Caller { user_id: "u".to_owned(), project_id, roles: vec![role.to_owned()] };
+        let policy = Policy::default();
+        let caller = policy.admit(Caller::new("u", project_id, vec![role.to_owned()]));
         let request = TestRequest::with_uri(&format!("/x?{query}")).to_http_request();
         let query = Query::lenient(&request).unwrap();
-        Listing::of(&Policy::default(), &caller, &query, "function:get_all:all_projects")
+        Listing::of(&policy, &caller, &query, "function:get_all:all_projects")
     }
 
     #[test]
