@@ -91,10 +91,10 @@ impl Check {
     fn run(&self, policy: &Policy) -> Result {
         let rules = policy.rules();
         let mut text = String::new();
-        for doubt in rules.doubts() {
-            writeln!(text, "warning: {doubt}")?;
-        }
         let Some(rule) = &self.rule else {
+            for doubt in rules.doubts() {
+                writeln!(text, "warning: {doubt}")?;
+            }
             writeln!(text, "ok: {} of {} rules overridden", rules.overrides().len(), RULES.len())?;
             return Ok(std::io::stdout().write_all(text.as_bytes())?);
         };

@@ -338,7 +338,7 @@ mod tests {
             ),
             (
                 "[api]\nauth_strategy = keystoen\n",
-                "taibai.conf:2: [api] auth_strategy = keystoen: expected noauth",
+                "taibai.conf:2: [api] auth_strategy = keystoen: expected noauth or http_basic",
             ),
             ("[database]\nconnection =\n", "taibai.conf:2: [database] connection: must not be empty"),
             (

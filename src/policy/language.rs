@@ -331,7 +331,11 @@ mod tests {
             ("role:ä or https:x", "at character 11: https: checks are not there"),
             ("(role:a)and(role:b)", "at character 2: a parenthesis within 'a)and(role:b'"),
             ("not(role:a)", "at character 11: ')' is out of place"),
-            ("project_id:%(project_id)", "at character 1: expected a key of the target as in %(project_id)s"),
+            ("project_id:%(project_id)", "at character 24: ')' is out of place"),
+            (
+                "project_id:%(project_id)d",
+                "at character 1: expected a key of the target as in %(project_id)s",
+            ),
             ("a:%d", "at character 1: expected %(key)s, or %% for a percent sign, in '%d'"),
             ("'a:b", "at character 1: 'a has no closing quote"),
             (":x", "at character 1: '' is neither"),
