@@ -37,6 +37,7 @@ impl ApiError {
 
     pub fn status(&self) -> StatusCode {
         match self {
+            Self::Unauthorized { rejected: Rejected::Busy, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::NoSuchRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -73,7 +74,7 @@ impl ApiError {
                     headers.insert(header::ALLOW, allow);
                 }
             }
-            Self::Domain(Error::Busy(_)) => {
+            Self::Domain(Error::Busy(_)) | Self::Unauthorized { rejected: Rejected::Busy, .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Domain(Error::Unavailable { .. }) => {

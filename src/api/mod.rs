@@ -49,6 +49,7 @@ pub struct App {
 impl App {
     pub fn new(
         config: &Config,
+        policy: Policy,
         authenticator: Authenticator,
         keystone: Option<Keystone>,
         db: Db,
@@ -56,7 +57,7 @@ impl App {
         engine: Gateway,
     ) -> Self {
         Self {
-            policy: Policy::default(),
+            policy,
             authenticator,
             runtimes: Runtimes::new(db.clone(), engine.clone()),
             functions: Functions::new(db.clone(), Arc::clone(&store), engine.clone(), keystone, config),
@@ -86,32 +87,36 @@ impl FromRequest for Caller {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let app = App::of(request).clone();
         let header = |name: &str| request.headers().get(name).cloned();
-        let (token, service_token) = (header("x-auth-token"), header("x-service-token"));
+        let token = header("x-auth-token");
+        let service_token = header("x-service-token");
+        let authorization = header("authorization");
         let (method, path) = (request.method().clone(), request.path().to_owned());
         let id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
         Box::pin(async move {
-            // A token is ASCII; what is not can be nobody's.
+            // All of them are ASCII; what is not can be nobody's.
             let text = |value: &Option<HeaderValue>| {
                 value.as_ref().map(|value| value.to_str().unwrap_or("").to_owned())
             };
             let (token, service_token) = (text(&token), text(&service_token));
+            let authorization = text(&authorization);
             let shown = Shown {
                 token: token.as_deref(),
                 service_token: service_token.as_deref(),
+                authorization: authorization.as_deref(),
                 method: method.as_str(),
                 path: &path,
                 request_id: id.as_deref(),
             };
-            let mut caller =
-                app.authenticator.authenticate(&shown).await.map_err(|failure| match failure {
-                    Failure::Rejected(rejected) => {
-                        ApiError::Unauthorized { rejected, challenge: app.authenticator.challenge() }
-                    }
-                    Failure::NoProject => Error::Guarded(failure.to_string()).into(),
-                    Failure::Unavailable(source) => {
-                        Error::Unavailable { what: "The identity service", source }.into()
-                    }
-                })?;
+            let caller = app.authenticator.authenticate(&shown).await.map_err(|failure| match failure {
+                Failure::Rejected(rejected) => {
+                    ApiError::Unauthorized { rejected, challenge: app.authenticator.challenge() }
+                }
+                Failure::NoProject => Error::Guarded(failure.to_string()).into(),
+                Failure::Unavailable(source) => {
+                    Error::Unavailable { what: "The identity service", source }.into()
+                }
+            })?;
+            let mut caller = app.policy.admit(caller);
             caller.request_id = id;
             let span = Span::current();
             span.record("project.id", caller.project_id.as_str());

@@ -5,9 +5,19 @@ use actix_web::{HttpResponse, Resource, Route, web};
 
 use super::error::ApiError;
 
+#[cfg(test)]
+thread_local! {
+    /// Every route that this thread has made.
+    pub static TABLE: std::cell::RefCell<std::collections::HashSet<(Method, String)>> = std::cell::RefCell::default();
+}
+
 /// A resource with a route for each method. Other methods, HEAD among them, are answered with 405 and
 /// what is allowed.
 pub fn at(path: &str, routes: Vec<(Method, Route)>) -> Resource {
+    #[cfg(test)]
+    TABLE.with_borrow_mut(|table| {
+        table.extend(routes.iter().map(|(method, _)| (method.clone(), path.to_owned())));
+    });
     let allow = routes.iter().map(|(method, _)| method.as_str()).collect::<Vec<_>>().join(", ");
     let mut resource = web::resource(path);
     for (method, route) in routes {

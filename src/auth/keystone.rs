@@ -97,14 +97,13 @@ impl KeystoneTokens {
             return Err(Rejected::AccessRules.into());
         }
         let Some(project_id) = &info.project_id else { return Err(Failure::NoProject) };
-        Ok(Caller {
-            user_name: Some(info.user_name.clone()),
-            user_domain_id: info.user_domain_id.clone(),
-            project_name: info.project_name.clone(),
-            project_domain_id: info.project_domain_id.clone(),
-            identity: Some(UserToken { token, info: Arc::clone(&info) }),
-            ..Caller::new(info.user_id.clone(), project_id.clone(), info.roles.clone())
-        })
+        let mut caller = Caller::new(info.user_id.clone(), project_id.clone(), info.roles.clone());
+        caller.user_name = Some(info.user_name.clone());
+        caller.user_domain_id = info.user_domain_id.clone();
+        caller.project_name = info.project_name.clone();
+        caller.project_domain_id = info.project_domain_id.clone();
+        caller.identity = Some(UserToken { token, info: Arc::clone(&info) });
+        Ok(caller)
     }
 
     /// Whether the service whose token came along may vouch for a token that ran out.

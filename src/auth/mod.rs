@@ -1,7 +1,10 @@
 //! What a request shows to [`Caller`]. No rules: what a caller may do is `policy`'s.
 
 mod access_rules;
+pub mod basic;
 mod keystone;
+
+use std::sync::Arc;
 
 use crate::config::{AuthStrategy, Config};
 use crate::error::Source;
@@ -9,7 +12,7 @@ use crate::model::Caller;
 use crate::openstack::Keystone;
 use keystone::KeystoneTokens;
 
-/// Why nobody is known by what a request carried. The text never repeats the token.
+/// Why nobody is known by what a request carried. The text never repeats that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     #[error("Failed to validate access token: Authentication required")]
@@ -22,6 +25,11 @@ pub enum Rejected {
         "Failed to validate access token: The access rules of the application credential do not allow this"
     )]
     AccessRules,
+    #[error("The user name or the password is wrong.")]
+    Password,
+    /// Nobody has looked at it, since too many wait for the same.
+    #[error("Too many passwords are being checked. Try again.")]
+    Busy,
 }
 
 /// Why a request goes no further.
@@ -37,31 +45,45 @@ pub enum Failure {
     Unavailable(#[source] Source),
 }
 
-/// What a request shows of who makes it.
-#[derive(Debug, Clone, Copy)]
+/// What a request shows of who makes it. No `Debug`: it holds secrets.
+#[derive(Clone, Copy)]
 pub struct Shown<'a> {
+    /// `X-Auth-Token`.
     pub token: Option<&'a str>,
     /// A service's own token, beside that of the user for whom it asks.
     pub service_token: Option<&'a str>,
+    /// `Authorization`.
+    pub authorization: Option<&'a str>,
     pub method: &'a str,
     pub path: &'a str,
     pub request_id: Option<&'a str>,
 }
 
+/// What stops a start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the users of [http_basic] cannot be read")]
+    Users(#[from] basic::file::FileError),
+    #[error("auth_strategy = keystone, and no Keystone to ask")]
+    Keystone,
+}
+
 /// How callers are known; see `[api] auth_strategy`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Authenticator {
     Noauth,
+    Basic(Arc<basic::Basic>),
     Keystone(Box<KeystoneTokens>),
 }
 
 impl Authenticator {
     /// `keystone` is needed where `auth_strategy` says so.
-    pub fn new(config: &Config, keystone: Option<Keystone>) -> Result<Self, Source> {
+    pub fn new(config: &Config, keystone: Option<Keystone>) -> Result<Self, StartError> {
         Ok(match config.api.auth_strategy {
             AuthStrategy::Noauth => Self::Noauth,
+            AuthStrategy::HttpBasic => Self::Basic(Arc::new(basic::Basic::open(&config.http_basic)?)),
             AuthStrategy::Keystone => {
-                let keystone = keystone.ok_or("auth_strategy = keystone, and no Keystone to ask")?;
+                let keystone = keystone.ok_or(StartError::Keystone)?;
                 Self::Keystone(Box::new(KeystoneTokens::new(&config.keystone_authtoken, keystone)))
             }
         })
@@ -71,6 +93,7 @@ impl Authenticator {
     pub async fn authenticate(&self, shown: &Shown<'_>) -> Result<Caller, Failure> {
         match self {
             Self::Noauth => Ok(noauth(shown.token)?),
+            Self::Basic(basic) => Ok(basic.authenticate(shown.authorization).await?),
             Self::Keystone(tokens) => tokens.authenticate(shown).await,
         }
     }
@@ -79,7 +102,15 @@ impl Authenticator {
     pub fn challenge(&self) -> Option<String> {
         match self {
             Self::Noauth => None,
+            Self::Basic(_) => Some(r#"Basic realm="taibai""#.to_owned()),
             Self::Keystone(tokens) => Some(format!("Keystone uri=\"{}\"", tokens.uri)),
+        }
+    }
+
+    /// Reads again what is in files, where they have changed. Blocks on them.
+    pub fn refresh(&self) {
+        if let Self::Basic(basic) = self {
+            basic.refresh();
         }
     }
 }
@@ -111,17 +142,17 @@ mod tests {
     fn a_token_names_user_and_project() {
         let known = noauth(Some("demo:p1")).unwrap();
         assert_eq!((known.user_id.as_str(), known.project_id.as_str()), ("demo", "p1"));
-        assert!(!known.is_admin());
+        assert_eq!(known.roles, ["member"]);
         let both = noauth(Some("demo")).unwrap();
         assert_eq!((both.user_id.as_str(), both.project_id.as_str()), ("demo", "demo"));
-        assert!(noauth(Some("admin:p1")).unwrap().is_admin());
-        assert!(!noauth(Some("demo:admin")).unwrap().is_admin());
+        assert_eq!(noauth(Some("admin:p1")).unwrap().roles, ["admin", "member"]);
+        assert_eq!(noauth(Some("demo:admin")).unwrap().roles, ["member"]);
     }
 
     #[test]
     fn nobody_is_the_operator() {
         let known = noauth(None).unwrap();
-        assert!(known.is_admin());
+        assert_eq!(known.roles, ["admin", "member"]);
         assert_eq!(known.project_id.as_str(), "default");
     }
 

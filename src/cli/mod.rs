@@ -2,8 +2,10 @@
 
 mod config;
 mod db;
+mod policy;
 mod register;
 mod serve;
+mod user;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -43,6 +45,12 @@ enum Command {
     /// Looks after the configuration.
     #[command(subcommand)]
     Config(config::Command),
+    /// Looks after who may do what.
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Looks after the users of `auth_strategy = http_basic`.
+    #[command(subcommand)]
+    User(user::Command),
 }
 
 /// Does what the arguments of this process say. Wrong arguments end the process with status 2.
@@ -55,6 +63,8 @@ pub fn run() -> ExitCode {
         Command::Register(arguments) => register::register(arguments, path),
         Command::Unregister(region) => register::unregister(region, path),
         Command::Config(command) => config::run(command, path),
+        Command::Policy(command) => policy::run(command, path),
+        Command::User(command) => user::run(command, path),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -339,7 +339,7 @@ mod tests {
             ),
             (
                 "[api]\nauth_strategy = keystoen\n",
-                "taibai.conf:2: [api] auth_strategy = keystoen: expected noauth or keystone",
+                "taibai.conf:2: [api] auth_strategy = keystoen: expected one of noauth, keystone, http_basic",
             ),
             ("[database]\nconnection =\n", "taibai.conf:2: [database] connection: must not be empty"),
             (

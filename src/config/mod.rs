@@ -9,13 +9,14 @@ mod sample;
 mod section;
 mod sections;
 mod validate;
+mod watched;
 
 pub use destination::{Destination, HostEntry, NameServer, To};
 pub use error::Error;
 pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
-    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, KeystoneAuthtoken, Logging, Network,
-    NetworkMode,
-    ResourceLimits, Storage, Trusts,
+    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, HttpBasic, KeystoneAuthtoken,
+    Logging, Network, NetworkMode, OsloPolicy, ResourceLimits, Storage, Trusts,
 };
+pub use watched::Watched;

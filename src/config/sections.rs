@@ -21,9 +21,11 @@ config! {
         pub database: Database,
         pub docker: Docker,
         pub engine: Engine,
+        pub http_basic: HttpBasic,
         pub keystone_authtoken: KeystoneAuthtoken,
         pub logging: Logging,
         pub network: Network,
+        pub oslo_policy: OsloPolicy,
         pub resource_limits: ResourceLimits,
         pub storage: Storage,
         pub trusts: Trusts,
@@ -38,6 +40,8 @@ pub enum AuthStrategy {
     Noauth,
     /// Tokens are Keystone's.
     Keystone,
+    /// A name and a password, checked with a file; see `[http_basic]`.
+    HttpBasic,
 }
 
 section! {
@@ -47,7 +51,7 @@ section! {
         pub host: IpAddr as "address" = Ipv4Addr::LOCALHOST.into();
         /// Port to listen on; 0 picks a free one.
         pub port: u16 as "number" = 7070;
-        /// How callers are known: `noauth`, or `keystone` (see `[keystone_authtoken]`).
+        /// How callers are known: `noauth`, `http_basic`, or `keystone` (see `[keystone_authtoken]`).
         pub auth_strategy: AuthStrategy as "choice" = AuthStrategy::Noauth;
         /// Listen beyond loopback although `auth_strategy` is `noauth`: everyone who reaches the port is an administrator.
         pub allow_noauth_from_anywhere: bool as "flag" = false;
@@ -150,6 +154,16 @@ section! {
 }
 
 section! {
+    /// `[http_basic]`: callers known by name and password, where `auth_strategy` is `http_basic`.
+    pub struct HttpBasic {
+        /// File of users, as `taibai user` writes it: `name:bcrypt hash[:project[:role,role]]`.
+        pub user_file: PathBuf as "path" = "/etc/taibai/htpasswd".into();
+        /// Names of users, separated by commas, who have the role `admin` besides those in the file.
+        pub admins: String as "text" = String::new();
+    }
+}
+
+section! {
     /// `[keystone_authtoken]`: Keystone, and the account that asks it. The keys are those of other services.
     pub struct KeystoneAuthtoken {
         /// Where users get tokens; said in answers to requests without one. Empty for `auth_url`.
@@ -239,6 +253,14 @@ section! {
         pub dns: Vec<NameServer> as "list" = Vec::new();
         /// How often the rules are compared with what they should be.
         pub check_interval: Duration as "duration" = Duration::from_secs(5);
+    }
+}
+
+section! {
+    /// `[oslo_policy]`: who may do what.
+    pub struct OsloPolicy {
+        /// File of rules that differ from the defaults, which `taibai policy list` shows. It is read again when it changes.
+        pub policy_file: PathBuf as "path" = "/etc/taibai/policy.yaml".into();
     }
 }
 

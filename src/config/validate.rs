@@ -9,8 +9,8 @@ use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Api, AuthStrategy, Config, Database, Docker, Engine, Error, KeystoneAuthtoken, Logging, Network, ResourceLimits,
-    Storage,
+    Api, AuthStrategy, Config, Database, Docker, Engine, Error, HttpBasic, KeystoneAuthtoken, Logging,
+    Network, OsloPolicy, ResourceLimits, Storage,
 };
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -37,11 +37,13 @@ impl Config {
         database(&self.database)?;
         docker(&self.docker, &self.engine)?;
         engine(&self.engine)?;
+        http_basic(&self.http_basic)?;
         if self.api.auth_strategy == AuthStrategy::Keystone {
             self.keystone_authtoken.validate()?;
         }
         logging(&self.logging)?;
         network(&self.network, &self.engine)?;
+        oslo_policy(&self.oslo_policy)?;
         resource_limits(&self.resource_limits)?;
         storage(&self.storage)
     }
@@ -137,6 +139,14 @@ impl KeystoneAuthtoken {
         }
         Ok(())
     }
+}
+
+fn http_basic(http_basic: &HttpBasic) -> Result {
+    filled("http_basic", "user_file", &http_basic.user_file)
+}
+
+fn oslo_policy(oslo_policy: &OsloPolicy) -> Result {
+    filled("oslo_policy", "policy_file", &oslo_policy.policy_file)
 }
 
 fn logging(logging: &Logging) -> Result {
@@ -411,7 +421,9 @@ mod tests {
             (|c| c.docker.deployment = " ".to_owned(), "[docker] deployment: must not be empty"),
             (|c| c.network.bridge_name.clear(), "[network] bridge_name: must not be empty"),
             (|c| c.docker.worker_dir.clear(), "[docker] worker_dir: must not be empty"),
+            (|c| c.http_basic.user_file.clear(), "[http_basic] user_file: must not be empty"),
             (|c| c.logging.level.clear(), "[logging] level: must not be empty"),
+            (|c| c.oslo_policy.policy_file.clear(), "[oslo_policy] policy_file: must not be empty"),
             (|c| c.storage.file_system_dir.clear(), "[storage] file_system_dir: must not be empty"),
         ];
         for (change, message) in cases {

@@ -14,10 +14,11 @@ pub struct Caller {
     pub identity: Option<UserToken>,
     /// The request in which it asks.
     pub request_id: Option<String>,
+    is_admin: bool,
 }
 
 impl Caller {
-    /// A caller of whom no more is known than this.
+    /// A caller of whom no more is known than this, and whom no rule has yet called an administrator.
     pub fn new(user_id: impl Into<String>, project_id: impl Into<ProjectId>, roles: Vec<String>) -> Self {
         Self {
             user_id: user_id.into(),
@@ -29,6 +30,7 @@ impl Caller {
             roles,
             identity: None,
             request_id: None,
+            is_admin: false,
         }
     }
 
@@ -37,8 +39,13 @@ impl Caller {
         self.identity.as_ref().is_some_and(|identity| identity.info.can_delegate())
     }
 
+    /// Whether this is an administrator by the rule `context_is_admin`; `Policy::admit` says so.
     pub fn is_admin(&self) -> bool {
-        self.roles.iter().any(|role| role == "admin")
+        self.is_admin
+    }
+
+    pub fn set_admin(&mut self, is_admin: bool) {
+        self.is_admin = is_admin;
     }
 
     /// What this caller sees of single resources: its project's, or all as an administrator.

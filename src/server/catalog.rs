@@ -107,11 +107,10 @@ mod tests {
         ]))
         .unwrap();
         let found = endpoints(&catalog);
-        let found: Vec<_> =
-            found.iter().map(|endpoint| (endpoint.service.as_str(), endpoint.host.as_str(), endpoint.port)).collect();
-        assert_eq!(
-            found,
-            [("object-store", "2001:db8::1", 443), ("identity", "controller", 5000)]
-        );
+        let found: Vec<_> = found
+            .iter()
+            .map(|endpoint| (endpoint.service.as_str(), endpoint.host.as_str(), endpoint.port))
+            .collect();
+        assert_eq!(found, [("object-store", "2001:db8::1", 443), ("identity", "controller", 5000)]);
     }
 }

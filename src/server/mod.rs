@@ -4,6 +4,7 @@ mod catalog;
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::middleware::from_fn;
 use actix_web::{App as HttpApp, HttpResponse, HttpServer, web};
@@ -18,12 +19,20 @@ use crate::error::Source;
 use crate::network::{self, Guard};
 use crate::openstack::Keystone;
 use crate::orchestrator::{self, Orchestrator};
+use crate::policy::Policy;
 use crate::storage::LocalStore;
 use crate::telemetry::{Chain, Metrics};
 use catalog::Follower;
 
+/// How often files are looked at that may change while the service runs.
+const RELOAD: Duration = Duration::from_secs(1);
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("the policy cannot be used")]
+    Policy(#[from] crate::policy::FileError),
+    #[error("callers cannot be known")]
+    Auth(#[from] crate::auth::StartError),
     #[error("the database cannot be used")]
     Database(#[from] crate::db::Error),
     #[error("Docker cannot be used")]
@@ -55,6 +64,7 @@ pub enum Error {
 /// The end is in good order: no request is accepted any more, those under way are answered, what the
 /// engine runs comes to its end or is left to the next start, and the database is closed last.
 pub async fn serve(config: Config) -> Result<(), Error> {
+    let policy = Policy::open(&config.oslo_policy.policy_file)?;
     let metrics = Metrics::new();
     let db = Db::connect(&config.database).await?;
     db.ensure_current().await?;
@@ -65,7 +75,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
             Keystone::new(&config.keystone_authtoken, metrics.keystone_calls.clone())
                 .map_err(Error::Identity)?,
         ),
-        AuthStrategy::Noauth => None,
+        AuthStrategy::Noauth | AuthStrategy::HttpBasic => None,
     };
     let sessions = match &keystone {
         Some(keystone) => {
@@ -73,7 +83,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         }
         None => None,
     };
-    let authenticator = Authenticator::new(&config, keystone.clone()).map_err(Error::Identity)?;
+    let authenticator = Authenticator::new(&config, keystone.clone())?;
     // Before anything on this machine is touched that another engine of the deployment may own.
     let lock = NodeLock::acquire(&config.docker)?;
     // Before the first container can be on the network.
@@ -87,17 +97,27 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     let containers = orchestrator::connect_with(&config.docker, guard.clone(), calls).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
-    let (gateway, engine) =
-        Engine::start(&config, lock, db.clone(), store.clone(), containers.clone(), sessions, metrics.clone())
-            .await?;
+    let (gateway, engine) = Engine::start(
+        &config,
+        lock,
+        db.clone(),
+        store.clone(),
+        containers.clone(),
+        sessions,
+        metrics.clone(),
+    )
+    .await?;
     if guard.is_none() {
         // Of an earlier start with another configuration; its workers were not adopted.
         release_network(&*containers, deployment).await;
     }
-    let app = web::Data::new(App::new(&config, authenticator, keystone, db.clone(), store, gateway));
+    let app = App::new(&config, policy, authenticator, keystone, db.clone(), store, gateway);
+    let app = web::Data::new(app);
+    let reloading = tokio::spawn(reload(app.clone().into_inner()));
     let (server, address) = match http_server(&config, app, metrics, db.clone()) {
         Ok(bound) => bound,
         Err(error) => {
+            reloading.abort();
             engine.shutdown(config.api.shutdown_timeout).await;
             return Err(error);
         }
@@ -113,6 +133,8 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     tracing::info!("stopping: no more requests are accepted");
     // Answers what it has before it returns, within its shutdown timeout.
     handle.stop(true).await;
+    // It holds nothing, so that it may end anywhere.
+    reloading.abort();
     engine.shutdown(config.api.shutdown_timeout).await;
     if let Some(follower) = follower {
         follower.stop().await;
@@ -140,6 +162,25 @@ async fn release_network(containers: &dyn Orchestrator, deployment: &str) {
         }
         Ok(false) => tracing::debug!("workers are on the network; it stays, with its rules"),
         Err(error) => tracing::warn!(error = %Chain(&error), "the network is left behind"),
+    }
+}
+
+/// Reads the files of policy and users again when they change: each second, and on SIGHUP.
+async fn reload(app: Arc<App>) {
+    // Without the signal the second is what remains.
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut second = tokio::time::interval(RELOAD);
+    loop {
+        tokio::select! {
+            _ = second.tick() => {}
+            Some(()) = async { hangup.as_mut()?.recv().await } => {}
+        }
+        let app = app.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            app.policy.refresh();
+            app.authenticator.refresh();
+        });
+        let _ = read.await;
     }
 }
 

@@ -8,8 +8,8 @@ use protocol::openstack::{self, OpenStack, Token};
 use protocol::worker::{End, Execute, ExecutionLimits, Outcome, RefusalKind};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use taibai::engine::supervisor::{self, Cloud};
 use taibai::config::{self, NetworkMode};
+use taibai::engine::supervisor::{self, Cloud};
 use taibai::network::{Endpoint, Guard, remove_rules};
 use taibai::orchestrator::{Orchestrator, SlotLimits};
 

@@ -1,6 +1,7 @@
 //! The service from end to end: the binary, real containers, a real database. Needs root, Docker and
 //! the runtime's image: `tox-like-scripts/functional`.
 
+mod callers;
 #[allow(dead_code, reason = "the tests of openstack use the rest")]
 #[path = "../openstack/cloud.rs"]
 mod cloud;

@@ -420,7 +420,7 @@ impl Drop for Service {
     }
 }
 
-async fn read(request: reqwest::RequestBuilder) -> Answer {
+pub async fn read(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     Answer { status, headers, bytes: response.bytes().await.unwrap().to_vec() }

@@ -14,7 +14,9 @@ use crate::api::middleware::RequestId;
 use crate::api::route::at;
 use crate::api::wire::{Shape, boolean, ignored, integer, read_only, text, uuid};
 use crate::db::executions::Filters;
-use crate::model::{Caller, ExecutionStatus, Input, execution};
+use crate::error::Error;
+use crate::model::{Caller, ExecutionId, ExecutionStatus, Input, execution};
+use crate::policy::Target;
 use crate::resource::executions::Call;
 
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -143,13 +145,16 @@ async fn create(
 async fn show(caller: Caller, app: web::Data<App>, _: NoQuery, id: PathId) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "execution:get")?;
     let row = app.executions.get(&caller, &id.0.into()).await?;
+    app.policy.enforce_on(&caller, "execution:get", &Target::of_project(row.project_id.as_str()))?;
     Ok(HttpResponse::Ok().json(ExecutionView::from(row)))
 }
 
 /// `GET /v1/executions/{id}/log`: text, or 204 while there is none.
 async fn log(caller: Caller, app: web::Data<App>, _: NoQuery, id: PathId) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "execution:get_log")?;
-    Ok(match app.executions.log(&caller, &id.0.into()).await? {
+    let id = id.0.into();
+    enforce_on(&app, &caller, "execution:get_log", &id).await?;
+    Ok(match app.executions.log(&caller, &id).await? {
         Some(log) => HttpResponse::Ok().content_type("text/plain; charset=UTF-8").body(log),
         None => empty(StatusCode::NO_CONTENT),
     })
@@ -162,8 +167,20 @@ async fn delete(
     id: PathId,
 ) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "execution:delete")?;
-    app.executions.delete(&caller, &id.0.into()).await?;
+    let id = id.0.into();
+    enforce_on(&app, &caller, "execution:delete", &id).await?;
+    app.executions.delete(&caller, &id).await?;
     Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// Asks the policy about the execution itself. Others than administrators see those of the project
+/// about which it has been asked already.
+async fn enforce_on(app: &App, caller: &Caller, rule: &'static str, id: &ExecutionId) -> Result<(), Error> {
+    if !caller.is_admin() {
+        return Ok(());
+    }
+    let row = app.executions.get(caller, id).await?;
+    app.policy.enforce_on(caller, rule, &Target::of_project(row.project_id.as_str()))
 }
 
 #[cfg(test)]

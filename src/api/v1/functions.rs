@@ -19,6 +19,7 @@ use crate::api::route::at;
 use crate::api::wire::{Shape, integer, text_as_boolean};
 use crate::error::Error;
 use crate::model::{Caller, FunctionId, function};
+use crate::policy::Target;
 use crate::storage::Content;
 
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -135,8 +136,10 @@ async fn show(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Resu
     let download = Query::lenient(&request)?.get("download").and_then(text_as_boolean).unwrap_or(false);
     if !download {
         let row = app.functions.get(&caller, &id).await?;
+        app.policy.enforce_on(&caller, "function:get", &Target::of_project(row.project_id.as_str()))?;
         return Ok(HttpResponse::Ok().json(FunctionView::alone(row)?));
     }
+    enforce_on(&app, &caller, "function:get", &id).await?;
     match app.functions.open(&caller, &id).await {
         Ok(content) => Ok(zip(id.as_str(), content)),
         Err(Error::NotSupported(text)) => {
@@ -144,6 +147,16 @@ async fn show(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Resu
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Asks the policy about the function itself. Others than administrators see those of the project
+/// about which it has been asked already.
+async fn enforce_on(app: &App, caller: &Caller, rule: &'static str, id: &FunctionId) -> Result<(), Error> {
+    if !caller.is_admin() {
+        return Ok(());
+    }
+    let row = app.functions.get(caller, id).await?;
+    app.policy.enforce_on(caller, rule, &Target::of_project(row.project_id.as_str()))
 }
 
 /// The id in the path of a function, whatever it looks like.
@@ -170,7 +183,9 @@ async fn update(
     app.policy.enforce(&caller, "function:update")?;
     let mut payload: Payload = payload.into_inner();
     let input = function_form::read(&request, &mut payload, &app).await?;
-    let row = app.functions.update(&caller, &function_id(&request), input).await?;
+    let id = function_id(&request);
+    enforce_on(&app, &caller, "function:update", &id).await?;
+    let row = app.functions.update(&caller, &id, input).await?;
     Ok(HttpResponse::Ok().json(FunctionView::alone(row)?))
 }
 
@@ -181,7 +196,9 @@ async fn delete(
     id: PathId,
 ) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "function:delete")?;
-    app.functions.delete(&caller, &id.0.into()).await?;
+    let id = id.0.into();
+    enforce_on(&app, &caller, "function:delete", &id).await?;
+    app.functions.delete(&caller, &id).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
@@ -196,7 +213,17 @@ async fn workers(
     let query = Query::of(&request, &["function_version"])?;
     let version = query.integer("function_version", 0)?.unwrap_or(0);
     let id: FunctionId = id.0.into();
-    let names = app.engine.workers(&id, version).await?;
+    let names = match app.functions.get(&caller, &id).await {
+        Ok(row) => {
+            let target = Target::of_project(row.project_id.as_str());
+            app.policy.enforce_on(&caller, "function_worker:get_all", &target)?;
+            app.engine.workers(&id, version).await?
+        }
+        // It may have left some.
+        Err(Error::NotFound { .. }) if caller.is_admin() => app.engine.workers(&id, version).await?,
+        Err(Error::NotFound { .. }) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
     let views: Vec<_> = names
         .iter()
         .map(|name| json!({"function_id": id, "function_version": version, "worker_name": name}))
@@ -214,6 +241,8 @@ async fn scale_up(
     app.policy.enforce(&caller, "function:scale_up")?;
     let ScaleBody { count } = body.parse(&SCALE)?;
     let target = app.functions.target(&caller, &id.0.into()).await?;
+    let owner = Target::of_project(target.function.project_id.as_str());
+    app.policy.enforce_on(&caller, "function:scale_up", &owner)?;
     app.engine.scale_up(&target, count.unwrap_or(1)).await?;
     Ok(empty(StatusCode::ACCEPTED))
 }
@@ -228,6 +257,8 @@ async fn scale_down(
     app.policy.enforce(&caller, "function:scale_down")?;
     let ScaleBody { count } = body.parse(&SCALE)?;
     let target = app.functions.target(&caller, &id.0.into()).await?;
+    let owner = Target::of_project(target.function.project_id.as_str());
+    app.policy.enforce_on(&caller, "function:scale_down", &owner)?;
     app.engine.scale_down(&target, count.unwrap_or(1)).await?;
     Ok(empty(StatusCode::ACCEPTED))
 }
@@ -241,6 +272,8 @@ async fn detach(
 ) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "function:detach")?;
     let target = app.functions.target(&caller, &id.0.into()).await?;
+    let owner = Target::of_project(target.function.project_id.as_str());
+    app.policy.enforce_on(&caller, "function:detach", &owner)?;
     app.engine.release(&target.function.id, target.version).await?;
     Ok(empty(StatusCode::ACCEPTED))
 }

@@ -77,10 +77,11 @@ mod tests {
     use super::*;
 
     fn listing(role: &str, query: &str) -> Result<Listing> {
-        let caller = Caller::new("u", "own", vec![role.to_owned()]);
+        let policy = Policy::default();
+        let caller = policy.admit(Caller::new("u", "own", vec![role.to_owned()]));
         let request = TestRequest::with_uri(&format!("/x?{query}")).to_http_request();
         let query = Query::lenient(&request).unwrap();
-        Listing::of(&Policy::default(), &caller, &query, "function:get_all:all_projects")
+        Listing::of(&policy, &caller, &query, "function:get_all:all_projects")
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::api::extract::{Body, NoQuery, PathId};
 use crate::api::route::at;
 use crate::api::wire::{Shape, boolean, ignored, read_only, text};
 use crate::error::Error;
-use crate::model::{Caller, RuntimeStatus, runtime};
+use crate::model::{Caller, RuntimeId, RuntimeStatus, runtime};
+use crate::policy::Target;
 use crate::resource::runtimes::{NewRuntime, RuntimeUpdate};
 
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -133,7 +134,9 @@ async fn update(
     app.policy.enforce(&caller, "runtime:update")?;
     let RuntimeBody { name, image, description, .. } = body.parse(&SHAPE)?;
     let update = RuntimeUpdate { name, image, description };
-    let row = app.runtimes.update(&caller, &id.0.into(), update).await?;
+    let id = id.0.into();
+    enforce_on(&app, &caller, "runtime:update", &id).await?;
+    let row = app.runtimes.update(&caller, &id, update).await?;
     Ok(HttpResponse::Ok().json(RuntimeView::from(row)))
 }
 
@@ -144,17 +147,29 @@ async fn delete(
     id: PathId,
 ) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "runtime:delete")?;
-    app.runtimes.delete(&caller, &id.0.into()).await?;
+    let id = id.0.into();
+    enforce_on(&app, &caller, "runtime:delete", &id).await?;
+    app.runtimes.delete(&caller, &id).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
 /// `GET /v1/runtimes/{id}/pool`: counts of workers, also of a runtime that has no row any more.
 async fn pool(caller: Caller, app: web::Data<App>, _: NoQuery, id: PathId) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "runtime_pool:get_all")?;
+    match enforce_on(&app, &caller, "runtime_pool:get_all", &id.0.as_str().into()).await {
+        Err(Error::NotFound { .. }) if caller.is_admin() => {}
+        asked => asked?,
+    }
     let pool = app.engine.pool(&id.0.as_str().into()).await?;
     let pool = pool.ok_or(Error::NotFound { what: "Runtime", key: String::new() })?;
     let capacity = json!({"total": pool.total, "available": pool.available});
     Ok(HttpResponse::Ok().json(json!({"name": id.0, "capacity": capacity})))
+}
+
+/// Asks the policy about the runtime itself: a public one may be another project's.
+async fn enforce_on(app: &App, caller: &Caller, rule: &'static str, id: &RuntimeId) -> Result<(), Error> {
+    let row = app.runtimes.get(caller, id).await?;
+    app.policy.enforce_on(caller, rule, &Target::of_project(row.project_id.as_str()))
 }
 
 #[cfg(test)]
