@@ -189,6 +189,11 @@ sweep() {
         # shellcheck disable=SC2086
         as_root docker rm --force --volumes $left >/dev/null || true
     fi
+    # Only a service that gave functions a network has one, and rules.
+    if as_root docker network rm "taibai-$DEPLOYMENT" >/dev/null 2>&1; then
+        as_root nft delete table inet "taibai-$DEPLOYMENT" || true
+        as_root nft delete table bridge "taibai-$DEPLOYMENT" 2>/dev/null || true
+    fi
     deployment_mounts | sort -r | while read -r left; do as_root umount --lazy "$left" || true; done
     deployment_cgroups | while read -r left; do
         # A group whose last process has just ended is busy for a moment.

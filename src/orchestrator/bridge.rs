@@ -168,7 +168,7 @@ async fn create(shared: &Shared, wanted: NetworkCreateRequest) -> Result<String,
     match shared.call("create_network").create_network(wanted).await {
         Ok(created) => Ok(created.id),
         // Docker's own words say what overlaps with what; the keys say what to change.
-        Err(DockerError::DockerResponseServerError { status_code: 400..=499 | 500, message }) => {
+        Err(DockerError::DockerResponseServerError { status_code: 400..=500, message }) => {
             let why = format!("{message} (see [network] subnet, subnet6 and bridge_name)");
             Err(Error::failed("making the network", why))
         }
