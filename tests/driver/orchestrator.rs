@@ -56,7 +56,7 @@ impl Machine {
     }
 
     async fn spec(&self, index: u32) -> WorkerSpec {
-        let label = format!("LABEL {SHIM_LABEL}=1");
+        let label = format!("LABEL {SHIM_LABEL}={}", protocol::VERSION);
         let tag = self.image(&[&label, r#"CMD ["the-shim"]"#]);
         let image = self.docker.inspect_image(&tag).await.unwrap();
         WorkerSpec {
@@ -348,7 +348,7 @@ async fn an_image_is_a_runtime_or_it_is_told_why_not() {
     let machine = Machine::start().await;
     let label = |version: &str| format!("LABEL {SHIM_LABEL}={version}");
     let cmd = r#"CMD ["python3", "/shim.py"]"#;
-    let good = machine.image(&[&label("1"), cmd]);
+    let good = machine.image(&[&label(&protocol::VERSION.to_string()), cmd]);
     let docker = &machine.docker;
 
     let found = docker.inspect_image(&good).await.unwrap();
@@ -358,9 +358,9 @@ async fn an_image_is_a_runtime_or_it_is_told_why_not() {
 
     for (changes, why) in [
         (vec![cmd], "no label"),
-        (vec![&label("2"), cmd], "\"2\""),
-        (vec![&label("1")], "CMD"),
-        (vec![&label("1"), cmd, "VOLUME /data"], "volumes"),
+        (vec![&label("0"), cmd], "\"0\""),
+        (vec![&label(&protocol::VERSION.to_string())], "CMD"),
+        (vec![&label(&protocol::VERSION.to_string()), cmd, "VOLUME /data"], "volumes"),
     ] {
         let tag = machine.image(&changes);
         match docker.inspect_image(&tag).await {

@@ -600,7 +600,9 @@ async fn a_function_finds_its_own_token_and_no_other_secret() {
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         assert_eq!(returned(&run(&previous, "main.use", json!(null)).await), 204);
         let input = json!({"secrets": secrets, "candidates": "gAAAA|(?=[0-9a-f]{32})"});
-        let outcome = run(&own, "main.hunt", input).await;
+        let patient = ExecutionLimits { timeout_ms: 90_000, ..ample() };
+        let as_owner = (&cloud, own.credentials(&cloud));
+        let outcome = run_as(&worker, as_owner, "main.hunt", input, patient).await;
         assert!(outcome.reused, "it is to hunt where the previous execution ran");
         returned(&outcome)
     };
