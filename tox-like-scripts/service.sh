@@ -13,8 +13,9 @@ docker_answers() { as_root docker version >/dev/null 2>&1; }
 # Installs the engine where there is none, and starts it where nobody else does.
 ensure_docker() {
     ensure_root
+    ensure_packages "${PROFILES[@]}"
     if command -v docker >/dev/null && docker_answers; then return; fi
-    ensure_packages dockerd=docker.io iptables=iptables
+    ensure_packages "${ENGINE[@]}"
     # Debian 13 has the client in a package of its own.
     ensure_packages docker=docker-cli
     if docker_answers; then return; fi
