@@ -213,8 +213,7 @@ ensure_images() {
         return
     fi
     if [ -z "${TAIBAI_BASE:-}" ] && ! build_images --pull >/dev/null 2>&1; then
-        ensure_packages mmdebstrap=mmdebstrap \
-            /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
+        ensure_packages mmdebstrap=mmdebstrap
     fi
     step "building the image of the Python runtime" build_images
 }
