@@ -100,17 +100,23 @@ apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
 }
 
-# ensure_packages COMMAND=PACKAGE...: installs the packages whose command is not there. A path in place
-# of a command stands for a file.
-ensure_packages() {
-    local pair command package missing=()
+# missing_packages COMMAND=PACKAGE...: prints the packages whose command is not there. A path in place of a
+# command stands for a file.
+missing_packages() {
+    local pair command package
     for pair; do
         command=${pair%%=*} package=${pair#*=}
         case $command in
-        */*) [ -e "$command" ] || missing+=("$package") ;;
-        *) command -v "$command" >/dev/null || [ -x "/usr/sbin/$command" ] || [ -x "/sbin/$command" ] || missing+=("$package") ;;
+        */*) [ -e "$command" ] || printf '%s\n' "$package" ;;
+        *) command -v "$command" >/dev/null || [ -x "/usr/sbin/$command" ] || [ -x "/sbin/$command" ] || printf '%s\n' "$package" ;;
         esac
     done
+}
+
+# ensure_packages COMMAND=PACKAGE...: installs those packages that are missing.
+ensure_packages() {
+    local missing
+    mapfile -t missing < <(missing_packages "$@")
     if [ ${#missing[@]} = 0 ]; then return; fi
     is_supported || die "needed and not found: ${missing[*]} (Debian's names of packages).
 This script installs them on Debian 12 and 13 and Ubuntu 22.04 and 24.04; here, please install them and run it again."
@@ -119,11 +125,24 @@ This script installs them on Debian 12 and 13 and Ubuntu 22.04 and 24.04; here, 
     APT_UPDATED=yes
 }
 
-# What a build and the service need everywhere.
-ensure_tools() {
-    ensure_packages curl=curl gcc=gcc /usr/include/stdlib.h=libc6-dev python3=python3 \
-        /etc/ssl/certs/ca-certificates.crt=ca-certificates mkfs.ext4=e2fsprogs mount=mount setsid=util-linux
+# What a build and the service need everywhere, and what the Docker engine does.
+TOOLS=(curl=curl gcc=gcc /usr/include/stdlib.h=libc6-dev python3=python3
+    /etc/ssl/certs/ca-certificates.crt=ca-certificates mkfs.ext4=e2fsprogs mount=mount setsid=util-linux)
+ENGINE=(dockerd=docker.io iptables=iptables)
+# Where the kernel has AppArmor, the engine starts no container without its tools, and yet installs without.
+PROFILES=()
+if [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ]; then PROFILES=(apparmor_parser=apparmor); fi
+
+# Where we do not install packages, names all that is missing at once, before anything is changed. An
+# engine that answers may be anywhere.
+ensure_known_system() {
+    local wanted=("${TOOLS[@]}" "${PROFILES[@]}")
+    if is_supported; then return; fi
+    docker version >/dev/null 2>&1 || wanted+=("${ENGINE[@]}")
+    ensure_packages "${wanted[@]}"
 }
+
+ensure_tools() { ensure_packages "${TOOLS[@]}"; }
 
 # --- building -----------------------------------------------------------------------------------
 
@@ -131,14 +150,20 @@ ensure_tools() {
 at_least() { printf '%s\n%s\n' "$2" "$1" | sort -V -C; }
 
 ensure_rust() {
-    local wanted found
+    local wanted found rustup
     wanted=$(sed -nE 's/^rust-version = "(.*)"$/\1/p' Cargo.toml)
+    rustup="    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --default-toolchain $wanted
+    . \"\$HOME/.cargo/env\""
+    # A bare system has no curl, and rustup needs its certificates.
+    if ! command -v curl >/dev/null && is_supported; then
+        rustup="    $([ "$(id -u)" = 0 ] || printf 'sudo ')apt-get install -y curl ca-certificates
+$rustup"
+    fi
     command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
     if ! command -v cargo >/dev/null || ! found=$(rustc --version 2>/dev/null); then
         die "Rust $wanted or later is needed, and none was found. Install it so, and run this again:
 
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --default-toolchain $wanted
-    . \"\$HOME/.cargo/env\""
+$rustup"
     fi
     found=${found#rustc }
     found=${found%% *}
@@ -150,8 +175,7 @@ ensure_rust() {
         fi
         die "Rust $wanted or later is needed, and this is $found. A system's own packages are often older; install it so, and run this again:
 
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --default-toolchain $wanted
-    . \"\$HOME/.cargo/env\""
+$rustup"
     fi
 }
 
@@ -189,8 +213,7 @@ ensure_images() {
         return
     fi
     if [ -z "${TAIBAI_BASE:-}" ] && ! build_images --pull >/dev/null 2>&1; then
-        ensure_packages mmdebstrap=mmdebstrap \
-            /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
+        ensure_packages mmdebstrap=mmdebstrap
     fi
     step "building the image of the Python runtime" build_images
 }

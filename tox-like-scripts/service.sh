@@ -5,6 +5,7 @@
 # --- the Docker engine --------------------------------------------------------------------------
 
 DOCKERD_PID=
+DOCKER_WAS_MOUNTED=
 DOCKERD_PID_FILE=/run/taibai-dockerd.pid
 DOCKERD_LOG=/var/log/taibai-dockerd.log
 
@@ -13,8 +14,9 @@ docker_answers() { as_root docker version >/dev/null 2>&1; }
 # Installs the engine where there is none, and starts it where nobody else does.
 ensure_docker() {
     ensure_root
+    ensure_packages "${PROFILES[@]}"
     if command -v docker >/dev/null && docker_answers; then return; fi
-    ensure_packages dockerd=docker.io iptables=iptables
+    ensure_packages "${ENGINE[@]}"
     # Debian 13 has the client in a package of its own.
     ensure_packages docker=docker-cli
     if docker_answers; then return; fi
@@ -33,6 +35,7 @@ start_dockerd() {
     ensure_cgroups
     forget_dead dockerd /var/run/docker.pid
     forget_dead containerd /var/run/docker/containerd/containerd.pid
+    DOCKER_WAS_MOUNTED=$(grep ' /var/lib/docker ' /proc/self/mounts || true)
     # shellcheck disable=SC2016
     as_root setsid bash -c 'echo $$ >"$1"; exec dockerd >"$2" 2>&1 </dev/null' dockerd "$DOCKERD_PID_FILE" "$DOCKERD_LOG" &
     until docker_answers; do
@@ -69,7 +72,11 @@ stop_docker() {
         return
     fi
     stop_process "$DOCKERD_PID" 30 || return 1
-    as_root rm -f "$DOCKERD_PID_FILE"
+    # What the engine itself leaves.
+    as_root rm -f "$DOCKERD_PID_FILE" /run/docker/containerd/*.sock /run/docker/containerd/*.sock.ttrpc
+    if [ -z "$DOCKER_WAS_MOUNTED" ] && grep -q ' /var/lib/docker ' /proc/self/mounts; then
+        as_root umount /var/lib/docker
+    fi
     DOCKERD_PID=
 }
 

@@ -114,9 +114,27 @@ impl Group {
             }
             Cgroup::V2 => {
                 write_if_there(&self.memory.join("memory.swap.max"), 0)?;
+                self.make_room(bytes)?;
                 write(&self.memory.join("memory.max"), bytes)
             }
         }
+    }
+
+    /// Fails where the group holds more than this and cannot let go of it, as version 1 does by itself:
+    /// version 2 takes any limit and kills for it at once.
+    fn make_room(&self, bytes: u64) -> io::Result<()> {
+        if self.used_bytes()? <= bytes {
+            return Ok(());
+        }
+        let high = self.memory.join("memory.high");
+        // Takes back what can be taken back, such as caches of files, and kills nobody.
+        write(&high, bytes)?;
+        let left = self.used_bytes();
+        write(&high, "max")?;
+        if left? > bytes {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        Ok(())
     }
 
     fn limit_cpu(&self, millis: Option<u32>) -> io::Result<()> {
