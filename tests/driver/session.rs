@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use taibai::config::{self, NetworkMode};
 use taibai::engine::supervisor::{self, Cloud};
 use taibai::network::{Endpoint, Guard, remove_rules};
-use taibai::orchestrator::{Orchestrator, SlotLimits};
+use taibai::orchestrator::SlotLimits;
 
 use crate::worker::{MIB, Worker, ample, execute, output, soon};
 
