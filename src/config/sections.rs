@@ -61,11 +61,12 @@ pub enum Durability {
 section! {
     /// `[database]`: where state is kept.
     pub struct Database {
-        /// URL of the database.
+        /// URL of the database: `sqlite:///PATH`, `mysql+pymysql://USER:PASSWORD@HOST/NAME` for MariaDB, or
+        /// `postgresql+psycopg2://USER:PASSWORD@HOST/NAME`. What stands behind a `+` is not looked at.
         pub connection: String as "text" = "sqlite:///var/lib/taibai/taibai.sqlite".to_owned();
-        /// What a commit survives: `process` or `power`.
+        /// What a commit survives on SQLite: `process` or `power`. A server decides for itself.
         pub durability: Durability as "choice" = Durability::Process;
-        /// Connections for reading.
+        /// Connections for reading and, with a server, as many for writing.
         pub max_connections: u32 as "number" = 4;
     }
 }

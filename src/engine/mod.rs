@@ -57,6 +57,7 @@ impl From<db::Error> for StartError {
 struct Core {
     id: EngineId,
     node: String,
+    deployment: String,
     engine: config::Engine,
     archive: protocol::archive::Limits,
     network: Network,
@@ -105,6 +106,7 @@ impl Core {
         let core = Self {
             id: EngineId::random(),
             node: if engine.node.is_empty() { host_name() } else { engine.node.clone() },
+            deployment: config.docker.deployment.clone(),
             archive: config.storage.archive_limits(),
             network: Network::from_config(&config.docker.network),
             start_timeout: config.docker.start_timeout,
