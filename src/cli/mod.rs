@@ -1,7 +1,9 @@
 //! The command line: one file per command. Prints results on stdout, trouble as one line on stderr.
 
+mod api;
 mod config;
 mod db;
+mod engine;
 mod serve;
 
 use std::error::Error;
@@ -30,6 +32,10 @@ struct Arguments {
 enum Command {
     /// Serves the API and runs functions, in one process.
     Serve,
+    /// Serves the API alone; engines that share its database run functions.
+    Api,
+    /// Runs functions alone, for APIs that share its database.
+    Engine,
     /// Looks after the database.
     #[command(subcommand)]
     Db(db::Command),
@@ -44,6 +50,8 @@ pub fn run() -> ExitCode {
     let path = arguments.config_file.as_deref();
     let done = match arguments.command {
         Command::Serve => serve::run(path),
+        Command::Api => api::run(path),
+        Command::Engine => engine::run(path),
         Command::Db(command) => db::run(command, path),
         Command::Config(command) => config::run(command, path),
     };

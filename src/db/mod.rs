@@ -46,6 +46,11 @@ pub use filter::Filter;
 /// Longest wait for a connection, and on SQLite for the lock that another program holds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Whether the database is a file, which is for one process.
+pub fn is_file(config: &config::Database) -> Result<bool> {
+    Ok(matches!(Address::parse(&config.connection)?, Address::Sqlite(_)))
+}
+
 /// The connections. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Db {

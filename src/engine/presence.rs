@@ -76,7 +76,7 @@ pub(super) async fn register(core: &Core) -> Result<()> {
         id: core.id.clone(),
         node: core.node.clone(),
         deployment: core.deployment.clone(),
-        endpoint: None,
+        endpoint: core.endpoint.get().cloned(),
         started_at: Timestamp::now(),
         lease_until: Timestamp::now().after(core.engine.lease),
     };

@@ -9,11 +9,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, App};
 use crate::config::Config;
-use crate::db::Db;
-use crate::engine::{self, Engine, NodeLock};
+use crate::db::{self, Db};
+use crate::engine::gateway::Gateway;
+use crate::engine::remote::Remote;
+use crate::engine::{self, Engine, NodeLock, endpoint};
 use crate::orchestrator;
 use crate::storage::LocalStore;
 use crate::telemetry::{Chain, Metrics};
+
+mod engine_http;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -27,6 +31,13 @@ pub enum Error {
     Lock(#[from] engine::LockError),
     #[error("the engine cannot start")]
     Engine(#[from] engine::StartError),
+    #[error("the engine's endpoint cannot be used")]
+    Endpoint(#[from] endpoint::Error),
+    #[error(
+        "[database] connection: SQLite is for taibai serve, which is one process; taibai api and taibai engine \
+         share a database, so name one on MariaDB or PostgreSQL"
+    )]
+    NotShared,
     #[error("cannot listen on {address}")]
     Listen {
         address: String,
@@ -55,7 +66,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
     let (gateway, engine) =
-        Engine::start(&config, lock, db.clone(), store.clone(), containers, metrics.clone()).await?;
+        Engine::start(&config, None, lock, db.clone(), store.clone(), containers, metrics.clone()).await?;
     let app = web::Data::new(App::new(&config, db.clone(), store, gateway));
     let (server, address) = match http_server(&config, app, metrics, db.clone()) {
         Ok(bound) => bound,
@@ -64,23 +75,93 @@ pub async fn serve(config: Config) -> Result<(), Error> {
             return Err(error);
         }
     };
+    announce(&format!("listening on {address}"));
+    let stopped = run_until(server, &mut stop).await;
+    engine.shutdown(config.api.shutdown_timeout).await;
+    close(&db).await;
+    stopped
+}
+
+/// Serves the API alone, and has engines of other processes run functions.
+pub async fn api(config: Config) -> Result<(), Error> {
+    let metrics = Metrics::new();
+    let db = shared_database(&config).await?;
+    let store =
+        Arc::new(LocalStore::open(&config.storage.file_system_dir, config.storage.max_package_bytes).await?);
+    let mut stop = Stop::listen().map_err(Error::Signals)?;
+    let (remote, writer) = Remote::new(&config, db.clone())?;
+    // Whoever hands it something waits until that is committed, so that nothing is left at the end.
+    tokio::spawn(writer);
+    let app = web::Data::new(App::new(&config, db.clone(), store, Gateway::remote(remote)));
+    let (server, address) = http_server(&config, app, metrics, db.clone())?;
+    announce(&format!("listening on {address}"));
+    let stopped = run_until(server, &mut stop).await;
+    close(&db).await;
+    stopped
+}
+
+/// Runs functions alone, for APIs of other processes.
+pub async fn engine(config: Config) -> Result<(), Error> {
+    let metrics = Metrics::new();
+    let db = shared_database(&config).await?;
+    let endpoint = endpoint::advertised(&config.engine)?;
+    let store =
+        Arc::new(LocalStore::open(&config.storage.file_system_dir, config.storage.max_package_bytes).await?);
+    let lock = NodeLock::acquire(&config.docker)?;
+    let containers = orchestrator::connect(&config.docker, metrics.docker_calls.clone()).await?;
+    let mut stop = Stop::listen().map_err(Error::Signals)?;
+    let (private, health) = engine_http::private(&config, metrics.clone(), db.clone())?;
+
+    let (gateway, engine) =
+        Engine::start(&config, Some(endpoint), lock, db.clone(), store, containers, metrics).await?;
+    let server = match engine_http::server(&config, gateway, db.clone()) {
+        Ok(server) => server,
+        Err(error) => {
+            engine.shutdown(config.api.shutdown_timeout).await;
+            return Err(error);
+        }
+    };
+    let watched = private.handle();
+    let watching = tokio::spawn(private);
+    announce(&format!("health on {health}"));
+    announce(&format!("listening on {}", config.engine.listen));
+    let stopped = run_until(server, &mut stop).await;
+    engine.shutdown(config.api.shutdown_timeout).await;
+    watched.stop(false).await;
+    // Told to stop in the line above.
+    let _ = watching.await;
+    close(&db).await;
+    stopped
+}
+
+/// A database that several processes can have.
+async fn shared_database(config: &Config) -> Result<Db, Error> {
+    if db::is_file(&config.database)? {
+        return Err(Error::NotShared);
+    }
+    let db = Db::connect(&config.database).await?;
+    db.ensure_current().await?;
+    Ok(db)
+}
+
+/// Serves until a signal comes, and then answers what it has, within its shutdown timeout.
+async fn run_until(server: actix_web::dev::Server, stop: &mut Stop) -> Result<(), Error> {
     let handle = server.handle();
     let serving = tokio::spawn(server);
-    announce(&address);
-
     let stopped = tokio::select! {
         () = stop.wait() => Ok(()),
         ended = serving => ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
     };
     tracing::info!("stopping: no more requests are accepted");
-    // Answers what it has before it returns, within its shutdown timeout.
     handle.stop(true).await;
-    engine.shutdown(config.api.shutdown_timeout).await;
+    stopped.map_err(Error::Http)
+}
+
+async fn close(db: &Db) {
     if let Err(error) = db.close().await {
         tracing::warn!(error = %Chain(&error), "the database was not closed cleanly");
     }
     tracing::info!("stopped");
-    stopped.map_err(Error::Http)
 }
 
 fn http_server(
@@ -94,14 +175,7 @@ fn http_server(
         HttpApp::new()
             .app_data(app.clone())
             .wrap(from_fn(api::middleware::edge))
-            .route(
-                "/metrics",
-                web::get().to(move || {
-                    metrics.commits_so_far(db.commits());
-                    let text = metrics.render();
-                    async move { HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text) }
-                }),
-            )
+            .route("/metrics", web::get().to(move || metrics_text(metrics.clone(), db.clone())))
             .configure(api::routes)
     })
     .disable_signals()
@@ -113,12 +187,17 @@ fn http_server(
     Ok((server.run(), address))
 }
 
+async fn metrics_text(metrics: Metrics, db: Db) -> HttpResponse {
+    metrics.commits_so_far(db.commits());
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(metrics.render())
+}
+
 /// Says on stdout where the service listens: with port 0 there is no other way to know.
-fn announce(address: &str) {
+fn announce(line: &str) {
     let mut stdout = std::io::stdout().lock();
     // A closed stdout is no reason not to serve.
-    let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
-    tracing::info!(address, "listening");
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    tracing::info!("{line}");
 }
 
 /// The signals that end a service.

@@ -3,6 +3,9 @@
 
 mod configuration;
 mod executions;
+#[path = "../../src/db/testing/own.rs"]
+mod own;
 mod rejects;
 mod restarts;
 mod service;
+mod split;

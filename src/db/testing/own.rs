@@ -55,7 +55,7 @@ impl OwnDatabase {
     }
 
     /// Whether it is a file, for one process alone.
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "only the end-to-end tests ask")]
     pub fn is_file(&self) -> bool {
         matches!(self.place, Place::File { .. })
     }
