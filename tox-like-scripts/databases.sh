@@ -5,7 +5,6 @@
 DATABASE_DIR=
 DATABASE_PIDS=()
 # By server, as TAIBAI_TEST_DATABASE takes them.
-# shellcheck disable=SC2034
 declare -A DATABASE_URLS=()
 
 # Who runs the servers, which do not run as root. PostgreSQL's package brings this account.
@@ -68,6 +67,7 @@ SQL
         --innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync --skip-innodb-doublewrite \
         --innodb-buffer-pool-size=64M --innodb-log-file-size=64M
     wait_for_port "$port" "$log"
+    # shellcheck disable=SC2034
     DATABASE_URLS[mariadb]=mysql+pymysql://taibai:taibai@127.0.0.1:$port
 }
 
@@ -82,6 +82,7 @@ start_postgresql() {
         -c unix_socket_directories="$home" -c max_connections=500 -c shared_buffers=64MB \
         -c fsync=off -c full_page_writes=off -c synchronous_commit=off
     wait_for_port "$port" "$log"
+    # shellcheck disable=SC2034
     DATABASE_URLS[postgresql]=postgresql+psycopg2://taibai:taibai@127.0.0.1:$port
 }
 
