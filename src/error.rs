@@ -32,6 +32,10 @@ pub enum Error {
     /// Everything that could run this is taken and the queue is full, or the wait was too long.
     #[error("{0}")]
     Busy(String),
+    /// It may have been done and may not; the whole sentence is the message. Not to be asked again
+    /// without looking.
+    #[error("{0}")]
+    InDoubt(String),
     #[error("{what} is unavailable")]
     Unavailable {
         what: &'static str,

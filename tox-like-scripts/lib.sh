@@ -224,16 +224,17 @@ zip_example() {
     python3 -m zipfile -c "$2" "$ROOT/examples/$1/main.py"
 }
 
-# cargo_test_as_root NAME: runs one test binary, as root where we are not: it makes containers, control
+# cargo_test_as_root NAME [ARGUMENT...]: runs one test binary, as root where we are not: it makes containers, control
 # groups and users. The build itself stays ours. `--workspace` keeps the features that other builds have.
 cargo_test_as_root() {
-    local runner
+    local runner name=$1
+    shift
     if [ "$(id -u)" != 0 ]; then
         runner=CARGO_TARGET_$(host_triple | tr 'a-z-' 'A-Z_')_RUNNER
         export "$runner=sudo --preserve-env"
     fi
     TAIBAI_SUPERVISOR=$(supervisor_path) TAIBAI_TEST_IMAGE=$(python_image) TAIBAI_BIN=$ROOT/target/debug/taibai \
-        cargo test --locked --workspace --test "$1"
+        cargo test --locked --workspace --test "$name" -- "$@"
 }
 
 # --- Keystone and Swift ---------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::*;
-use sea_orm_migration::sea_orm::DbBackend;
+use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -12,8 +12,7 @@ pub struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let backend = manager.get_database_backend();
-        for table in tables(backend) {
+        for table in tables(Dialect::of(manager).await?) {
             manager.create_table(table).await?;
         }
         for (table, name, columns) in indexes() {
@@ -37,7 +36,29 @@ impl MigrationTrait for Migration {
     }
 }
 
-fn tables(backend: DbBackend) -> Vec<TableCreateStatement> {
+/// What differs between databases.
+#[derive(Debug, Clone, Copy)]
+enum Dialect {
+    /// With the collation that compares text byte by byte, spaces at the end included.
+    MySql(&'static str),
+    Other,
+}
+
+impl Dialect {
+    async fn of(manager: &SchemaManager<'_>) -> Result<Self, DbErr> {
+        if manager.get_database_backend() != DbBackend::MySql {
+            return Ok(Self::Other);
+        }
+        let question = Statement::from_string(DbBackend::MySql, "SELECT VERSION()");
+        let answer = manager.get_connection().query_one_raw(question).await?;
+        let version: String = answer.map_or(Ok(String::new()), |row| row.try_get_by_index(0))?;
+        Ok(if version.contains("MariaDB") { Self::MARIADB } else { Self::MySql("utf8mb4_0900_bin") })
+    }
+
+    const MARIADB: Self = Self::MySql("utf8mb4_nopad_bin");
+}
+
+fn tables(backend: Dialect) -> Vec<TableCreateStatement> {
     vec![
         runtimes(backend),
         functions(backend),
@@ -53,22 +74,22 @@ fn tables(backend: DbBackend) -> Vec<TableCreateStatement> {
 }
 
 /// A table without columns. On MySQL text is compared byte by byte, as the others do: its default
-/// takes `Prod` and `prod` for the same alias.
-fn table(backend: DbBackend, name: impl IntoTableRef) -> TableCreateStatement {
+/// takes `Prod` and `prod` for the same alias, and `prod ` too.
+fn table(backend: Dialect, name: impl IntoTableRef) -> TableCreateStatement {
     let mut table = Table::create();
     table.table(name).if_not_exists();
-    if backend == DbBackend::MySql {
-        table.engine("InnoDB").character_set("utf8mb4").collate("utf8mb4_bin");
+    if let Dialect::MySql(collation) = backend {
+        table.engine("InnoDB").character_set("utf8mb4").collate(collation);
     }
     table.take()
 }
 
 /// Text of many megabytes, which MySQL's TEXT does not hold.
-fn long_text(backend: DbBackend, name: impl IntoIden) -> ColumnDef {
+fn long_text(backend: Dialect, name: impl IntoIden) -> ColumnDef {
     let mut column = ColumnDef::new(name);
     match backend {
-        DbBackend::MySql => column.custom("LONGTEXT"),
-        _ => column.text(),
+        Dialect::MySql(_) => column.custom("LONGTEXT"),
+        Dialect::Other => column.text(),
     };
     column.take()
 }
@@ -77,7 +98,7 @@ fn id(name: impl IntoIden) -> ColumnDef {
     string_len(name, 36).primary_key().take()
 }
 
-fn runtimes(backend: DbBackend) -> TableCreateStatement {
+fn runtimes(backend: Dialect) -> TableCreateStatement {
     use Runtimes as C;
     table(backend, C::Table)
         .col(id(C::Id))
@@ -95,7 +116,7 @@ fn runtimes(backend: DbBackend) -> TableCreateStatement {
         .take()
 }
 
-fn functions(backend: DbBackend) -> TableCreateStatement {
+fn functions(backend: Dialect) -> TableCreateStatement {
     use Functions as C;
     table(backend, C::Table)
         .col(id(C::Id))
@@ -128,7 +149,7 @@ fn functions(backend: DbBackend) -> TableCreateStatement {
 
 /// Keystone's trusts that this service holds. One that no function refers to is still to be ended, so
 /// its id is no foreign key there.
-fn trusts(backend: DbBackend) -> TableCreateStatement {
+fn trusts(backend: Dialect) -> TableCreateStatement {
     use Trusts as C;
     table(backend, C::Table)
         .col(string_len(C::Id, 80).primary_key())
@@ -138,7 +159,7 @@ fn trusts(backend: DbBackend) -> TableCreateStatement {
         .take()
 }
 
-fn function_versions(backend: DbBackend) -> TableCreateStatement {
+fn function_versions(backend: Dialect) -> TableCreateStatement {
     use FunctionVersions as C;
     table(backend, C::Table)
         .col(id(C::Id))
@@ -180,7 +201,7 @@ fn function_versions(backend: DbBackend) -> TableCreateStatement {
         .take()
 }
 
-fn function_aliases(backend: DbBackend) -> TableCreateStatement {
+fn function_aliases(backend: Dialect) -> TableCreateStatement {
     use FunctionAliases as C;
     table(backend, C::Table)
         .col(id(C::Id))
@@ -210,7 +231,7 @@ fn function_aliases(backend: DbBackend) -> TableCreateStatement {
 }
 
 /// Executions outlive their function, so its id is no foreign key.
-fn executions(backend: DbBackend) -> TableCreateStatement {
+fn executions(backend: Dialect) -> TableCreateStatement {
     use Executions as C;
     table(backend, C::Table)
         .col(id(C::Id))
@@ -234,7 +255,7 @@ fn executions(backend: DbBackend) -> TableCreateStatement {
         .take()
 }
 
-fn execution_logs(backend: DbBackend) -> TableCreateStatement {
+fn execution_logs(backend: Dialect) -> TableCreateStatement {
     use ExecutionLogs as C;
     table(backend, C::Table)
         .col(id(C::ExecutionId))
@@ -250,7 +271,7 @@ fn execution_logs(backend: DbBackend) -> TableCreateStatement {
         .take()
 }
 
-fn jobs(backend: DbBackend) -> TableCreateStatement {
+fn jobs(backend: Dialect) -> TableCreateStatement {
     use Jobs as C;
     table(backend, C::Table)
         .col(id(C::Id))
@@ -276,7 +297,7 @@ fn jobs(backend: DbBackend) -> TableCreateStatement {
         .take()
 }
 
-fn webhooks(backend: DbBackend) -> TableCreateStatement {
+fn webhooks(backend: Dialect) -> TableCreateStatement {
     use Webhooks as C;
     table(backend, C::Table)
         .col(id(C::Id))
@@ -296,11 +317,13 @@ fn webhooks(backend: DbBackend) -> TableCreateStatement {
         .take()
 }
 
-fn engines(backend: DbBackend) -> TableCreateStatement {
+fn engines(backend: Dialect) -> TableCreateStatement {
     use Engines as C;
     table(backend, C::Table)
         .col(id(C::Id))
         .col(string_len(C::Node, 255))
+        .col(string_len(C::Deployment, 255))
+        .col(string_len_null(C::Endpoint, 255))
         .col(big_integer(C::StartedAt))
         .col(big_integer(C::LeaseUntil))
         .take()
@@ -485,6 +508,8 @@ enum Engines {
     Table,
     Id,
     Node,
+    Deployment,
+    Endpoint,
     StartedAt,
     LeaseUntil,
 }
@@ -496,9 +521,9 @@ mod tests {
     #[test]
     fn mysql_holds_long_texts_and_tells_cases_apart() {
         let sql: Vec<String> =
-            tables(DbBackend::MySql).iter().map(|table| table.to_string(MysqlQueryBuilder)).collect();
+            tables(Dialect::MARIADB).iter().map(|table| table.to_string(MysqlQueryBuilder)).collect();
         for sql in &sql {
-            assert!(sql.contains("COLLATE=utf8mb4_bin"), "{sql}");
+            assert!(sql.contains("COLLATE=utf8mb4_nopad_bin"), "{sql}");
             assert!(!sql.contains(" text"), "64 KiB: {sql}");
         }
         for column in ["`code`", "`input`", "`result`", "`log`"] {

@@ -48,7 +48,9 @@ impl ApiError {
                 Error::Forbidden { .. } | Error::Guarded(_) => StatusCode::FORBIDDEN,
                 Error::Conflict(_) => StatusCode::CONFLICT,
                 Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-                Error::Busy(_) | Error::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                Error::Busy(_) | Error::InDoubt(_) | Error::Unavailable { .. } => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
         }
@@ -158,6 +160,7 @@ mod tests {
             (Error::Conflict(text()), 409),
             (Error::TooLarge(text()), 413),
             (Error::Busy(text()), 503),
+            (Error::InDoubt(text()), 503),
             (Error::Unavailable { what: "It", source: "x".into() }, 503),
         ];
         for (error, status) in statuses {

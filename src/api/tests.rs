@@ -18,7 +18,8 @@ use super::route::TABLE;
 use super::{App, middleware, routes};
 use crate::auth::Authenticator;
 use crate::config::{AuthStrategy, Config};
-use crate::db::{self, Db};
+use crate::db;
+use crate::db::testing::{TestDb, database};
 use crate::engine::testing;
 use crate::model::{RuntimeId, RuntimeStatus, Timestamp, runtime};
 use crate::policy::{Policy, RULES};
@@ -31,6 +32,7 @@ const NOWHERE: &str = "deadbeef-0000-4000-8000-00000000dead";
 
 struct Site {
     directory: TempDir,
+    _database: TestDb,
     app: web::Data<App>,
 }
 
@@ -46,11 +48,10 @@ async fn site_with(policy: Policy) -> Site {
 async fn site_of(policy: Policy, authenticator: Authenticator) -> Site {
     let directory = tempfile::tempdir().unwrap();
     let mut config = Config::default();
-    config.database.connection = format!("sqlite:///{}", directory.path().join("db").display());
     config.storage.max_package_bytes = 100_000;
     config.api.max_body_bytes = 10_000;
-    let db = Db::connect(&config.database).await.unwrap();
-    db.migrate().await.unwrap();
+    let database = database().await;
+    let db = database.db.clone();
     for (id, status, is_public) in [
         (AVAILABLE, RuntimeStatus::Available, true),
         (BROKEN, RuntimeStatus::Error, true),
@@ -77,7 +78,7 @@ async fn site_of(policy: Policy, authenticator: Authenticator) -> Site {
     let store = Arc::new(store);
     let gateway = testing::without_workers(&config, db.clone(), store.clone());
     let app = web::Data::new(App::new(&config, policy, authenticator, None, db, store, gateway));
-    Site { directory, app }
+    Site { directory, _database: database, app }
 }
 
 struct Answer {

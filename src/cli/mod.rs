@@ -1,7 +1,9 @@
 //! The command line: one file per command. Prints results on stdout, trouble as one line on stderr.
 
+mod api;
 mod config;
 mod db;
+mod engine;
 mod policy;
 mod register;
 mod serve;
@@ -33,6 +35,10 @@ struct Arguments {
 enum Command {
     /// Serves the API and runs functions, in one process.
     Serve,
+    /// Serves the API alone; engines that share its database run functions.
+    Api,
+    /// Runs functions alone, for APIs that share its database.
+    Engine,
     /// Looks after the database.
     #[command(subcommand)]
     Db(db::Command),
@@ -59,6 +65,8 @@ pub fn run() -> ExitCode {
     let path = arguments.config_file.as_deref();
     let done = match arguments.command {
         Command::Serve => serve::run(path),
+        Command::Api => api::run(path),
+        Command::Engine => engine::run(path),
         Command::Db(command) => db::run(command, path),
         Command::Register(arguments) => register::register(arguments, path),
         Command::Unregister(region) => register::unregister(region, path),

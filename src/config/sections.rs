@@ -82,11 +82,12 @@ pub enum Durability {
 section! {
     /// `[database]`: where state is kept.
     pub struct Database {
-        /// URL of the database.
+        /// URL of the database: `sqlite:///PATH`, `mysql+pymysql://USER:PASSWORD@HOST/NAME` for MariaDB, or
+        /// `postgresql+psycopg2://USER:PASSWORD@HOST/NAME`. What stands behind a `+` is not looked at.
         pub connection: String as "text" = "sqlite:///var/lib/taibai/taibai.sqlite".to_owned();
-        /// What a commit survives: `process` or `power`.
+        /// What a commit survives on SQLite: `process` or `power`. A server decides for itself.
         pub durability: Durability as "choice" = Durability::Process;
-        /// Connections for reading.
+        /// Connections for reading and, with a server, as many for writing.
         pub max_connections: u32 as "number" = 4;
     }
 }
@@ -120,6 +121,22 @@ section! {
     pub struct Engine {
         /// Name of this machine among the engines of a deployment; empty for the host's name.
         pub node: String as "text" = String::new();
+        /// Where `taibai engine` takes calls from `taibai api`: `unix:///PATH` on one machine, or
+        /// `https://ADDRESS:PORT` with the `tls_` files below.
+        pub listen: String as "text" = "unix:///run/taibai/engine.sock".to_owned();
+        /// Where `taibai api` reaches this engine; empty for what `listen` says, with the node's name in place
+        /// of an address that means all.
+        pub advertise: String as "text" = String::new();
+        /// Address on which `taibai engine` answers `/healthcheck` and `/metrics`, without asking who it is.
+        pub health_host: IpAddr as "address" = Ipv4Addr::LOCALHOST.into();
+        /// Port of the same; 0 picks a free one.
+        pub health_port: u16 as "number" = 7072;
+        /// Certificate, in PEM, that API and engine show each other over https.
+        pub tls_cert: PathBuf as "path" = PathBuf::new();
+        /// Key of that certificate, in PEM.
+        pub tls_key: PathBuf as "path" = PathBuf::new();
+        /// Certificate of the authority, used for nothing else, that signed both sides' certificates, in PEM.
+        pub tls_ca: PathBuf as "path" = PathBuf::new();
         /// Executions that one worker runs at once.
         pub function_concurrency: u32 as "number" = 3;
         /// Workers of each runtime that are kept started and unbound.

@@ -103,6 +103,15 @@ fn docker(docker: &Docker, engine: &Engine) -> Result {
 }
 
 fn engine(engine: &Engine) -> Result {
+    endpoint("listen", &engine.listen)?;
+    if !engine.advertise.is_empty() {
+        endpoint("advertise", &engine.advertise)?;
+    }
+    if engine.listen.starts_with("https:") {
+        filled("engine", "tls_cert", &engine.tls_cert)?;
+        filled("engine", "tls_key", &engine.tls_key)?;
+        filled("engine", "tls_ca", &engine.tls_ca)?;
+    }
     at_least("engine", "function_concurrency", engine.function_concurrency.into(), 1)?;
     let why = "so many of a worker's 16 uids are for executions";
     at_most("engine", "function_concurrency", engine.function_concurrency.into(), MOST_SLOTS.into(), why)?;
@@ -147,6 +156,24 @@ fn http_basic(http_basic: &HttpBasic) -> Result {
 
 fn oslo_policy(oslo_policy: &OsloPolicy) -> Result {
     filled("oslo_policy", "policy_file", &oslo_policy.policy_file)
+}
+
+fn endpoint(key: &str, value: &str) -> Result {
+    let wrong = |reason: String| Err(Error::key("engine", key, reason).with_value(value));
+    if let Some(path) = value.strip_prefix("unix://") {
+        return match path.len() {
+            length if length > SOCKET_PATH => {
+                wrong(format!("{length} bytes of path; expected at most {SOCKET_PATH}"))
+            }
+            _ if path.starts_with('/') => Ok(()),
+            _ => wrong("expected a path that begins with /, as in unix:///run/taibai/engine.sock".to_owned()),
+        };
+    }
+    let port = value.strip_prefix("https://").and_then(|rest| rest.rsplit_once(':'));
+    if port.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        return Ok(());
+    }
+    wrong("expected unix:///PATH or https://ADDRESS:PORT".to_owned())
 }
 
 fn logging(logging: &Logging) -> Result {
@@ -362,6 +389,11 @@ mod tests {
                 "[engine] function_concurrency = 15: expected at most 14 \
                  (so many of a worker's 16 uids are for executions)",
             ),
+            (
+                |c| c.engine.listen = "http://0.0.0.0:7071".to_owned(),
+                "[engine] listen = http://0.0.0.0:7071: expected unix:///PATH or https://ADDRESS:PORT",
+            ),
+            (|c| c.engine.listen = "https://[::]:7071".to_owned(), "[engine] tls_cert: must not be empty"),
             (|c| c.engine.pool_size = 33, "[engine] pool_size = 33: expected at most 32 (max_workers)"),
             (|c| c.engine.max_workers = 0, "[engine] max_workers = 0: expected at least 1"),
             (|c| c.engine.max_async = 0, "[engine] max_async = 0: expected at least 1"),

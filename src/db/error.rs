@@ -6,7 +6,7 @@ use crate::error::{Error as DomainError, Source};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a caller of the database treats differently.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A row with the same unique key exists. `what` as the v1 API names it:
     /// `function_aliases: ['project_id', 'name']`.
@@ -66,17 +66,18 @@ fn violated_key(message: &str) -> String {
         format!("{table}: [{}]", columns.join(", "))
     };
     // SQLite: `UNIQUE constraint failed: table.column, table.column`.
-    if let Some((_, list)) = message.split_once("UNIQUE constraint failed: ") {
-        let pairs: Vec<(&str, &str)> =
-            list.split(", ").filter_map(|pair| pair.trim().split_once('.')).collect();
-        if let Some((table, _)) = pairs.first() {
-            return named(table, &pairs.iter().map(|(_, column)| *column).collect::<Vec<_>>());
+    let found = match message.split_once("UNIQUE constraint failed: ") {
+        Some((_, list)) => {
+            let pairs = list.split(", ").filter_map(|pair| pair.trim().split_once('.'));
+            let (tables, columns): (Vec<&str>, Vec<&str>) = pairs.unzip();
+            let has =
+                |(_, table, of): &&(&str, &str, &[&str])| tables.first() == Some(table) && columns == *of;
+            UNIQUE_KEYS.iter().find(has)
         }
-    }
-    UNIQUE_KEYS
-        .iter()
-        .find(|(key, ..)| message.contains(key))
-        .map_or_else(|| "an id that exists".to_owned(), |(_, table, columns)| named(table, columns))
+        None => UNIQUE_KEYS.iter().find(|(key, ..)| message.contains(key)),
+    };
+    // An id, then. MySQL does not say of which table.
+    found.map_or_else(|| "an id".to_owned(), |(_, table, columns)| named(table, columns))
 }
 
 fn is_unavailable(error: &DbErr) -> bool {
@@ -91,8 +92,11 @@ fn is_unavailable(error: &DbErr) -> bool {
                 | sqlx::Error::WorkerCrashed => true,
                 sqlx::Error::Database(error) => {
                     if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-                        // Too many connections, shutdown, disk full, lock wait, deadlock.
-                        return matches!(error.number(), 1021 | 1040 | 1053 | 1114 | 1205 | 1213);
+                        // Too many connections, shutdown, disk full, lock wait, deadlock, killed.
+                        return matches!(
+                            error.number(),
+                            1021 | 1040 | 1053 | 1114 | 1203 | 1205 | 1213 | 1317 | 1927
+                        );
                     }
                     let code = error.code().unwrap_or_default();
                     if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
@@ -101,8 +105,9 @@ fn is_unavailable(error: &DbErr) -> bool {
                             .parse::<u32>()
                             .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14));
                     }
-                    // PostgreSQL's classes: connection, resources, intervention, and a retry is due.
-                    ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class))
+                    // PostgreSQL's classes: connection, resources, intervention, a lock that was not
+                    // had in time, and a retry is due.
+                    ["08", "53", "57P", "55P03", "40"].iter().any(|class| code.starts_with(class))
                 }
                 _ => false,
             }
@@ -125,7 +130,13 @@ mod tests {
         ] {
             assert_eq!(violated_key(message), name);
         }
-        assert_eq!(violated_key("UNIQUE constraint failed: executions.id"), "executions: ['id']");
+        for message in [
+            "UNIQUE constraint failed: executions.id",
+            "Duplicate entry 'a' for key 'PRIMARY'",
+            "duplicate key value violates unique constraint \"executions_pkey\"",
+        ] {
+            assert_eq!(violated_key(message), "an id");
+        }
     }
 
     #[test]

@@ -5,7 +5,13 @@ use crate::model::ExecutionId;
 use crate::model::execution_log::{Entity, Model};
 
 /// In the transaction that writes the execution, and after it.
-pub async fn insert(db: &impl ConnectionTrait, log: Model) -> Result<()> {
+///
+/// A function may write what it likes, and PostgreSQL stores every character but NUL. So that is
+/// kept as `␀`, on all databases.
+pub async fn insert(db: &impl ConnectionTrait, mut log: Model) -> Result<()> {
+    if log.log.contains('\0') {
+        log.log = log.log.replace('\0', "\u{2400}");
+    }
     Entity::insert(log.into_active_model()).exec_without_returning(db).await?;
     Ok(())
 }

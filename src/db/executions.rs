@@ -15,6 +15,8 @@ use crate::model::{
 
 /// Rows of one INSERT; SQLite takes 32,766 values in a statement.
 const INSERT_ROWS: usize = 500;
+/// Bytes of input and result in one INSERT that has more than one row: MySQL takes 16 MiB.
+const INSERT_BYTES: usize = 1 << 20;
 
 pub async fn insert(db: &impl ConnectionTrait, execution: Model) -> Result<()> {
     Entity::insert(execution.into_active_model()).exec_without_returning(db).await?;
@@ -23,9 +25,16 @@ pub async fn insert(db: &impl ConnectionTrait, execution: Model) -> Result<()> {
 
 /// In a transaction, where all or none are to be written.
 pub async fn insert_many(db: &impl ConnectionTrait, executions: Vec<Model>) -> Result<()> {
-    let mut rows = executions.into_iter().map(IntoActiveModel::into_active_model).peekable();
+    let mut rows = executions.into_iter().peekable();
     while rows.peek().is_some() {
-        Entity::insert_many(rows.by_ref().take(INSERT_ROWS)).exec_without_returning(db).await?;
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next_if(|row| {
+            bytes += [&row.input, &row.result].into_iter().flatten().map(String::len).sum::<usize>();
+            group.is_empty() || (group.len() < INSERT_ROWS && bytes <= INSERT_BYTES)
+        }) {
+            group.push(row.into_active_model());
+        }
+        Entity::insert_many(group).exec_without_returning(db).await?;
     }
     Ok(())
 }

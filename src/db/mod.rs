@@ -13,8 +13,8 @@ use sea_orm::sea_query::IntoCondition;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ColumnTrait, Condition, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
-    DbBackend, DbErr, ExecResult, IsolationLevel, QueryResult, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait,
+    DbBackend, DbErr, ExecResult, QueryResult, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 
@@ -24,6 +24,7 @@ use crate::model::Scope;
 mod address;
 mod error;
 mod filter;
+mod server;
 
 pub mod aliases;
 pub mod engines;
@@ -45,14 +46,17 @@ pub use filter::Filter;
 
 /// Longest wait for a connection, and on SQLite for the lock that another program holds.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A connection over the network that idled longer is tried before it is used.
-const STALE: Duration = Duration::from_secs(30);
+
+/// Whether the database is a file, which is for one process.
+pub fn is_file(config: &config::Database) -> Result<bool> {
+    Ok(matches!(Address::parse(&config.connection)?, Address::Sqlite(_)))
+}
 
 /// The connections. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Db {
     /// On SQLite one connection: writers queue for it here, in order, instead of finding the file
-    /// locked. Elsewhere the same pool as `reader`.
+    /// locked. Elsewhere a pool.
     writer: DatabaseConnection,
     reader: DatabaseConnection,
     commits: Arc<AtomicU64>,
@@ -96,17 +100,12 @@ impl Db {
                     .map_sqlx_sqlite_opts(move |options| common(options).pragma("query_only", "ON"));
                 (writer, sea_orm::Database::connect(options).await?)
             }
-            Address::Server(url) => {
-                let mut options = connect_options(url, config.max_connections);
-                options.test_before_acquire_if_idle_for(STALE);
-                let pool = sea_orm::Database::connect(options).await?;
-                (pool.clone(), pool)
-            }
+            Address::Server(url) => server::connect(&url, config.max_connections).await?,
         };
         Ok(Self { writer, reader, commits: Arc::default() })
     }
 
-    /// For queries that write nothing; SQLite refuses others here.
+    /// For queries that write nothing; the database refuses others here.
     pub fn reader(&self) -> &DatabaseConnection {
         &self.reader
     }
@@ -129,9 +128,8 @@ impl Db {
         let inner = self
             .writer
             .begin_with_options(TransactionOptions {
-                // What PostgreSQL does by itself.
-                isolation_level: (self.writer.get_database_backend() == DbBackend::MySql)
-                    .then_some(IsolationLevel::ReadCommitted),
+                // As `server` set for the whole session.
+                isolation_level: None,
                 access_mode: None,
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             })

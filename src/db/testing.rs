@@ -1,16 +1,18 @@
 //! A database and rows for tests.
 
-use tempfile::TempDir;
-
 use super::Db;
 use crate::config;
 use crate::model::*;
 
-/// A database of one test's own; the file goes with it.
+mod own;
+
+use own::OwnDatabase;
+
+/// A database of one test's own, and a connection to it.
 pub(crate) struct TestDb {
     pub db: Db,
     pub config: config::Database,
-    _directory: TempDir,
+    _own: OwnDatabase,
 }
 
 impl std::ops::Deref for TestDb {
@@ -30,13 +32,17 @@ pub(crate) async fn database() -> TestDb {
 
 /// Without any table.
 pub(crate) async fn empty_database() -> TestDb {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("made/on/demand/taibai.sqlite");
-    let config = config::Database {
-        connection: format!("sqlite://{}", path.display()),
-        ..config::Database::default()
-    };
-    TestDb { db: Db::connect(&config).await.unwrap(), config, _directory: directory }
+    connect(OwnDatabase::create()).await
+}
+
+/// SQLite, whatever the other tests run on: for what only a file can show.
+pub(crate) async fn empty_file() -> TestDb {
+    connect(OwnDatabase::file()).await
+}
+
+async fn connect(own: OwnDatabase) -> TestDb {
+    let config = config::Database { connection: own.url().to_owned(), ..config::Database::default() };
+    TestDb { db: Db::connect(&config).await.unwrap(), config, _own: own }
 }
 
 /// Rows with every column filled, of project `demo` where nothing else is said.
@@ -182,5 +188,12 @@ pub(crate) fn execution(status: ExecutionStatus) -> execution::Model {
 }
 
 pub(crate) fn engine(lease_until: Timestamp) -> engine::Model {
-    engine::Model { id: EngineId::random(), node: "one".into(), started_at: Timestamp::now(), lease_until }
+    engine::Model {
+        id: EngineId::random(),
+        node: "one".into(),
+        deployment: "taibai".into(),
+        endpoint: Some("unix:///run/engine.sock".into()),
+        started_at: Timestamp::now(),
+        lease_until,
+    }
 }

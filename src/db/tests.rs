@@ -20,7 +20,11 @@ async fn migrations_bring_an_empty_database_up_once() {
 #[tokio::test]
 async fn a_migration_that_was_cut_off_is_taken_up_again() {
     let db = database().await;
-    for sql in ["DELETE FROM seaql_migrations", "DROP INDEX ix_executions_engine", "DROP TABLE engines"] {
+    let drop_index = match db.writer().get_database_backend() {
+        DbBackend::MySql => "DROP INDEX ix_executions_engine ON executions",
+        _ => "DROP INDEX ix_executions_engine",
+    };
+    for sql in ["DELETE FROM seaql_migrations", drop_index, "DROP TABLE engines"] {
         db.writer().execute_unprepared(sql).await.unwrap();
     }
     assert!(!db.pending_migrations().await.unwrap().is_empty());
@@ -154,7 +158,7 @@ async fn what_was_committed_is_there_for_the_next_program() {
 
 #[tokio::test]
 async fn durability_decides_what_a_commit_waits_for() {
-    let mut db = empty_database().await;
+    let mut db = empty_file().await;
     for (durability, level) in [(config::Durability::Process, 1), (config::Durability::Power, 2)] {
         db.config.durability = durability;
         let connected = Db::connect(&db.config).await.unwrap();
@@ -173,4 +177,122 @@ async fn a_directory_that_cannot_be_made_is_named() {
     let config = config::Database { connection: "sqlite:///proc/none/x.sqlite".into(), ..Default::default() };
     let error = Db::connect(&config).await.unwrap_err().to_string();
     assert!(error.starts_with("[database] connection: cannot create the directory /proc/none"), "{error}");
+}
+
+#[tokio::test]
+async fn a_text_is_stored_whole_or_refused() {
+    let db = database().await;
+    // Two bytes and four to a character, so that what counts bytes or takes three at most is found out.
+    let (long, wide) = ("é\n".repeat(3 << 20), "\u{1f3d4}".repeat(1 << 20));
+    let row = execution::Model {
+        input: Some(wide.clone()),
+        result: Some(long.clone()),
+        description: Some("\u{1f3d4}".repeat(255)),
+        ..execution(ExecutionStatus::Success)
+    };
+    executions::insert(&db.writer(), row.clone()).await.unwrap();
+    let log = execution_log::Model { execution_id: row.id.clone(), log: wide.clone(), truncated: false };
+    execution_logs::insert(&db.writer(), log.clone()).await.unwrap();
+    let found = executions::find(db.reader(), &row.id, &Scope::All).await.unwrap().unwrap();
+    assert!(found == row, "the row came back as another");
+    let found = execution_logs::find(db.reader(), &row.id).await.unwrap().unwrap();
+    assert!(found == log, "the log came back as another");
+
+    let runtime = runtime::Model { status_reason: Some(wide), name: Some("x".repeat(400)), ..runtime() };
+    match runtimes::insert(&db.writer(), runtime.clone()).await {
+        Ok(()) => assert!(runtimes::list_all(db.reader()).await.unwrap() == [runtime], "it was cut"),
+        Err(error) => {
+            assert!(matches!(error, Error::Other(_)), "{error:?}");
+            assert_eq!(runtimes::list_all(db.reader()).await.unwrap(), []);
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_long_rows_are_inserted_at_once() {
+    let db = database().await;
+    let long = "x".repeat(1 << 20);
+    let rows: Vec<_> = (0..40)
+        .map(|_| execution::Model { result: Some(long.clone()), ..execution(ExecutionStatus::Success) })
+        .collect();
+    let transaction = db.begin().await.unwrap();
+    executions::insert_many(&transaction, rows).await.unwrap();
+    transaction.commit().await.unwrap();
+    let counts = executions::count_by_status(db.reader()).await.unwrap();
+    assert_eq!(counts, [(ExecutionStatus::Success, 40)]);
+}
+
+#[tokio::test]
+async fn texts_are_told_apart_letter_by_letter() {
+    let db = database().await;
+    let runtime = runtime();
+    let function = function(&runtime.id);
+    runtimes::insert(&db.writer(), runtime).await.unwrap();
+    functions::insert(&db.writer(), function.clone()).await.unwrap();
+    let names = ["prod", "Prod", "prod ", "pröd", "prod\u{301}", "PROD", "\u{1f3d4}", "\u{1f30b}", "ss", "ß"];
+    for (number, name) in names.into_iter().enumerate() {
+        let number = i32::try_from(number).unwrap();
+        aliases::insert(&db.writer(), alias(&function, name, number)).await.unwrap();
+    }
+    for (number, name) in names.into_iter().enumerate() {
+        let found = aliases::find(db.reader(), &project(), name).await.unwrap().unwrap();
+        assert_eq!(found.function_version, i32::try_from(number).unwrap(), "{name}");
+    }
+    for name in ["prod  ", "pRod", "", "\u{1f3d4} "] {
+        assert_eq!(aliases::find(db.reader(), &project(), name).await.unwrap(), None, "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_may_hold_any_character() {
+    let db = database().await;
+    let row = execution(ExecutionStatus::Success);
+    executions::insert(&db.writer(), row.clone()).await.unwrap();
+    let log = execution_log::Model {
+        execution_id: row.id.clone(),
+        log: "a\0b\u{1}\u{7f}\u{fffe}\u{10ffff}\r\n".to_owned(),
+        truncated: false,
+    };
+    execution_logs::insert(&db.writer(), log).await.unwrap();
+    let found = execution_logs::find(db.reader(), &row.id).await.unwrap().unwrap();
+    assert_eq!(found.log, "a\u{2400}b\u{1}\u{7f}\u{fffe}\u{10ffff}\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_engines_that_claim_never_get_the_same_execution() {
+    let db = database().await;
+    let rows: Vec<_> = (0..120).map(|_| execution(ExecutionStatus::Pending)).collect();
+    executions::insert_many(&db.writer(), rows.clone()).await.unwrap();
+    let mut claimers = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        // Two programs, four claims at once in each.
+        let program = Db::connect(&db.config).await.unwrap();
+        let engine = EngineId::random();
+        for _ in 0..4 {
+            let (program, engine) = (program.clone(), engine.clone());
+            claimers.spawn(async move {
+                let mut won = Vec::new();
+                loop {
+                    let pending = executions::list_pending(program.reader(), 8).await.unwrap();
+                    if pending.is_empty() {
+                        return won;
+                    }
+                    for row in pending {
+                        let from = row.epoch;
+                        let writer = program.writer();
+                        let claim = executions::claim(&writer, &row.id, from, &engine, None);
+                        if claim.await.unwrap().is_some() {
+                            won.push((row.id, engine.clone()));
+                        }
+                    }
+                }
+            });
+        }
+    }
+    let won: Vec<_> = claimers.join_all().await.into_iter().flatten().collect();
+    assert_eq!(won.len(), rows.len());
+    for (id, engine) in won {
+        let row = executions::find(db.reader(), &id, &Scope::All).await.unwrap().unwrap();
+        assert_eq!((row.engine_id, row.epoch), (Some(engine), rows[0].epoch + 1));
+    }
 }

@@ -1,12 +1,14 @@
-//! What the edge sees of the engine.
+//! What the edge sees of the engine, which runs in this process or, behind [`super::remote`], in
+//! others.
 
 use std::sync::Arc;
 
 use tracing::Instrument;
 
+use super::remote::Remote;
 use super::{Calling, Core, pool, run};
 use crate::error::{Error, Result};
-use crate::model::{FunctionId, Input, ProjectId, RuntimeId, WorkerName, execution, function};
+use crate::model::{ExecutionId, FunctionId, Input, ProjectId, RuntimeId, WorkerName, execution, function};
 
 /// Code to run and how: a function's working copy, or one of its versions.
 #[derive(Debug, Clone)]
@@ -19,6 +21,7 @@ pub struct Target {
 /// An execution that was asked for and may be run: policy and existence are checked.
 #[derive(Debug, Clone)]
 pub struct NewExecution {
+    pub id: ExecutionId,
     pub target: Target,
     /// Whose execution it is; an administrator may run another project's function.
     pub project_id: ProjectId,
@@ -41,19 +44,31 @@ pub struct PoolStatus {
 
 /// The engine, as the API and the loops hold it.
 #[derive(Clone)]
-pub struct Gateway {
-    core: Arc<Core>,
+pub struct Gateway(Side);
+
+#[derive(Clone)]
+enum Side {
+    Local(Arc<Core>),
+    Remote(Arc<Remote>),
 }
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gateway").field("engine", &self.core.id).finish_non_exhaustive()
+        match &self.0 {
+            Side::Local(core) => f.debug_tuple("Local").field(&core.id).finish(),
+            Side::Remote(remote) => f.debug_tuple("Remote").field(remote).finish(),
+        }
     }
 }
 
 impl Gateway {
     pub(super) fn new(core: Arc<Core>) -> Self {
-        Self { core }
+        Self(Side::Local(core))
+    }
+
+    /// To the engines that are registered in the database, each in a process of its own.
+    pub fn remote(remote: Remote) -> Self {
+        Self(Side::Remote(Arc::new(remote)))
     }
 
     /// Runs a function. Synchronous: returns the finished row, whether the function succeeded or
@@ -61,16 +76,19 @@ impl Gateway {
     ///
     /// A dropped future changes nothing about the execution.
     pub async fn submit(&self, new: NewExecution) -> Result<execution::Model> {
-        if self.core.closing.is_cancelled() {
+        let core = match &self.0 {
+            Side::Local(core) => core.clone(),
+            Side::Remote(remote) => return remote.submit(new).await,
+        };
+        if core.closing.is_cancelled() {
             return Err(Error::Busy(pool::Error::Closed.to_string()));
         }
         if !new.sync {
             let row = run::new_row(&new);
-            self.core.recorder.accept(row.clone()).await?;
-            self.core.queue.notify_one();
+            core.recorder.accept(row.clone()).await?;
+            core.queue.notify_one();
             return Ok(row);
         }
-        let core = self.core.clone();
         let span = tracing::info_span!(
             "execution",
             function.id = %new.target.function.id,
@@ -78,44 +96,83 @@ impl Gateway {
             request_id = new.request_id,
         );
         let running = Calling::new(core.clone());
+        let (tasks, runtime) = (core.tasks.clone(), core.runtime.clone());
         let call = async move {
             let row = run::call(&core, new).await;
             drop(running);
             row
         };
-        let task = self.core.tasks.spawn_on(call.instrument(span), &self.core.runtime);
+        let task = tasks.spawn_on(call.instrument(span), &runtime);
         task.await.unwrap_or_else(|error| Err(Error::internal(error)))
     }
 
     /// The workers bound to a function, in a stable order.
     pub async fn workers(&self, function: &FunctionId, version: i32) -> Result<Vec<WorkerName>> {
-        Ok(self.core.pool.workers_of(function, version))
+        match &self.0 {
+            Side::Local(core) => Ok(core.pool.workers_of(function, version)),
+            Side::Remote(remote) => remote.workers(function, version).await,
+        }
     }
 
     /// `None` where the runtime has no pool.
     pub async fn pool(&self, runtime: &RuntimeId) -> Result<Option<PoolStatus>> {
-        Ok(self.core.pool.status(runtime))
+        match &self.0 {
+            Side::Local(core) => Ok(core.pool.status(runtime)),
+            Side::Remote(remote) => remote.pool(runtime).await,
+        }
     }
 
     /// Binds `count` more workers, as far as there is room; they count as workers at once.
     pub async fn scale_up(&self, target: &Target, count: u32) -> Result<()> {
-        run::scale_up(&self.core, target, count).await
+        match &self.0 {
+            Side::Local(core) => run::scale_up(core, target, count).await,
+            Side::Remote(remote) => remote.scale_up(target, count).await,
+        }
     }
 
-    /// Drains up to `count` workers but always leaves one.
+    /// Drains up to `count` workers but always leaves one, on each engine that has any.
     pub async fn scale_down(&self, target: &Target, count: u32) -> Result<()> {
-        self.core.pool.scale_down(&target.function.id, target.version, count);
-        Ok(())
+        match &self.0 {
+            Side::Local(core) => {
+                core.pool.scale_down(&target.function.id, target.version, count);
+                Ok(())
+            }
+            Side::Remote(remote) => remote.scale_down(target, count).await,
+        }
     }
 
     /// Drains every worker of a function's version; executions under way end first.
     pub async fn release(&self, function: &FunctionId, version: i32) -> Result<()> {
-        self.core.pool.release_function(function, version);
-        Ok(())
+        match &self.0 {
+            Side::Local(core) => {
+                core.pool.release_function(function, version);
+                Ok(())
+            }
+            Side::Remote(remote) => remote.release(function, version).await,
+        }
     }
 
     /// Says that a runtime row was written, so that pools are brought into step now and not at the next tick.
     pub fn runtimes_changed(&self) {
-        self.core.reaper.notify_one();
+        match &self.0 {
+            Side::Local(core) => core.reaper.notify_one(),
+            Side::Remote(remote) => remote.tell("v1/runtimes"),
+        }
+    }
+
+    /// Says that an execution was accepted elsewhere.
+    pub fn accepted(&self) {
+        match &self.0 {
+            Side::Local(core) => core.queue.notify_one(),
+            Side::Remote(remote) => remote.tell("v1/accepted"),
+        }
+    }
+
+    /// Whether calls wait for a worker of this process.
+    pub fn is_crowded(&self) -> bool {
+        match &self.0 {
+            Side::Local(core) => core.pool.waiting() > 0,
+            Side::Remote(_) => false,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What runs: from an accepted execution to its recorded end. Does not know the API.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -19,6 +19,7 @@ use crate::telemetry::{Chain, Metrics};
 
 mod adopt;
 mod code;
+pub mod endpoint;
 pub mod gateway;
 mod keeper;
 pub mod place;
@@ -27,6 +28,7 @@ pub mod presence;
 mod queue;
 mod reap;
 pub mod recorder;
+pub mod remote;
 mod run;
 pub mod sessions;
 pub mod supervisor;
@@ -61,6 +63,9 @@ impl From<db::Error> for StartError {
 struct Core {
     id: EngineId,
     node: String,
+    deployment: String,
+    /// Where APIs in other processes reach it, if they do.
+    endpoint: OnceLock<String>,
     engine: config::Engine,
     archive: protocol::archive::Limits,
     network: Network,
@@ -111,7 +116,9 @@ impl Core {
         tokio::spawn(writer);
         let core = Self {
             id: EngineId::random(),
-            node: if engine.node.is_empty() { host_name() } else { engine.node.clone() },
+            node: node_name(&engine),
+            deployment: config.docker.deployment.clone(),
+            endpoint: OnceLock::new(),
             archive: config.storage.archive_limits(),
             network: config.network.mode.into(),
             start_timeout: config.docker.start_timeout,
@@ -195,9 +202,11 @@ pub struct Engine {
 
 impl Engine {
     /// Takes up what an engine left that ran here before, and starts. Workers that live are adopted
-    /// before this returns, so that the first call finds them.
+    /// before this returns, so that the first call finds them. `endpoint` is where APIs of other
+    /// processes reach it.
     pub async fn start(
         config: &Config,
+        endpoint: Option<String>,
         lock: NodeLock,
         db: Db,
         store: Arc<dyn PackageStore>,
@@ -206,6 +215,9 @@ impl Engine {
         metrics: Metrics,
     ) -> Result<(Gateway, Self), StartError> {
         let (core, spawns) = Core::new(config, db, store, orchestrator, sessions, metrics);
+        if let Some(endpoint) = endpoint {
+            core.endpoint.set(endpoint).expect("it is set once");
+        }
         tracing::info!(engine.id = %core.id, node = core.node, "the engine starts");
         presence::register(&core).await?;
         for row in db::runtimes::list_all(core.db.reader()).await? {
@@ -288,6 +300,11 @@ impl Engine {
 const REMOVAL: Duration = Duration::from_secs(20);
 /// How long tasks may take to end once they are told to.
 const ENDING: Duration = Duration::from_secs(10);
+
+/// The name of this machine among a deployment's.
+fn node_name(config: &config::Engine) -> String {
+    if config.node.is_empty() { host_name() } else { config.node.clone() }
+}
 
 fn host_name() -> String {
     // The kernel's own: an environment variable need not be there for a service.

@@ -75,16 +75,21 @@ pub(super) async fn register(core: &Core) -> Result<()> {
     let row = engine::Model {
         id: core.id.clone(),
         node: core.node.clone(),
+        deployment: core.deployment.clone(),
+        endpoint: core.endpoint.get().cloned(),
         started_at: Timestamp::now(),
         lease_until: Timestamp::now().after(core.engine.lease),
     };
     Ok(db::engines::register(&core.db.writer(), row).await?)
 }
 
-/// Engines that ran on this machine before: dead, since this one has the lock.
+/// Engines that ran this deployment's workers on this machine before: dead, since this one has the
+/// lock.
 pub(super) async fn predecessors(core: &Core) -> Result<Vec<EngineId>> {
     let engines = db::engines::list(core.db.reader()).await?.into_iter();
-    let dead = engines.filter(|engine| engine.node == core.node && engine.id != core.id);
+    let dead = engines.filter(|engine| {
+        engine.node == core.node && engine.deployment == core.deployment && engine.id != core.id
+    });
     Ok(dead.map(|engine| engine.id).collect())
 }
 

@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::{
-    EngineId, ExecutionId, FunctionId, Outcome, Timestamp, WorkerName, execution, execution_log,
+    EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, Scope, Timestamp, WorkerName, execution,
+    execution_log,
 };
 use crate::telemetry::Chain;
 
@@ -144,7 +145,7 @@ enum Inserted {
     Begun,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Done {
     Inserted,
     Claimed(Option<i64>),
@@ -226,17 +227,23 @@ impl Writer {
         if items.is_empty() {
             return;
         }
-        match write_all(&self.db, &items).await {
+        match write_again(&self.db, &items).await {
             Ok(done) => {
                 for (item, done) in items.into_iter().zip(done) {
                     self.answer(item, Ok(done));
                 }
             }
+            Err(error @ db::Error::Unavailable(_)) => {
+                tracing::warn!(items = items.len(), error = %Chain(&error), "a group of writes failed");
+                for item in items {
+                    self.answer(item, Err(error.clone()));
+                }
+            }
             Err(error) => {
                 tracing::warn!(items = items.len(), error = %Chain(&error), "a group of writes failed; each is tried by itself");
                 for item in items {
-                    let done = write_alone(&self.db, &item).await;
-                    self.answer(item, done);
+                    let done = write_again(&self.db, std::slice::from_ref(&item)).await;
+                    self.answer(item, done.map(|done| done[0]));
                 }
             }
         }
@@ -285,16 +292,75 @@ fn ended(mut row: Box<execution::Model>, outcome: &Outcome) -> (Box<execution::M
     (row, log)
 }
 
-/// Writes one item by itself. Again, where the database may come back meanwhile.
-async fn write_alone(db: &Db, item: &Item) -> db::Result<Done> {
+/// Writes all items or none. Again, where the database may come back meanwhile, or took the
+/// transaction for one side of a deadlock.
+async fn write_again(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
     let mut pauses = RETRIES.into_iter();
+    let mut in_doubt = false;
     loop {
-        match (write_all(db, std::slice::from_ref(item)).await, pauses.next()) {
-            (Err(db::Error::Unavailable(_)), Some(pause)) => sleep(pause).await,
-            (Ok(done), _) => return Ok(done[0]),
-            (Err(error), _) => return Err(error),
+        let done = match write_all(db, items).await {
+            done if in_doubt => resolve(db, items, done).await,
+            done => done,
+        };
+        match (done, pauses.next()) {
+            // The connection may have been lost after the commit and before its answer.
+            (Err(db::Error::Unavailable(_)), Some(pause)) => {
+                in_doubt = true;
+                sleep(pause).await;
+            }
+            (done, _) => return done,
         }
     }
+}
+
+/// What came of writing items that may have been written before: the first time is the one that
+/// counts, and the second finds its traces.
+async fn resolve(db: &Db, items: &[Item], done: db::Result<Vec<Done>>) -> db::Result<Vec<Done>> {
+    let mut done = match done {
+        Ok(done) => done,
+        Err(error @ db::Error::Duplicate { .. }) => {
+            for item in items {
+                if let Item::Insert { row, .. } = item
+                    && find(db, &row.id).await?.is_none()
+                {
+                    return Err(error);
+                }
+            }
+            let first = |item: &Item| match item {
+                Item::Insert { .. } => Done::Inserted,
+                Item::Claim { .. } => Done::Claimed(None),
+                Item::Finish { .. } | Item::Dismiss { .. } => Done::Ended(false),
+            };
+            items.iter().map(first).collect()
+        }
+        Err(error) => return Err(error),
+    };
+    for (item, done) in items.iter().zip(&mut done) {
+        match (item, &done) {
+            (Item::Claim { claim, .. }, Done::Claimed(None)) => {
+                let epoch = claim.epoch_from + 1;
+                let ours = find(db, &claim.id).await?.is_some_and(|row| {
+                    row.engine_id.as_ref() == Some(&claim.engine)
+                        && row.worker.as_ref() == Some(&claim.worker)
+                        && (row.status, row.epoch) == (ExecutionStatus::Running, epoch)
+                });
+                *done = Done::Claimed(ours.then_some(epoch));
+            }
+            (Item::Finish { id, outcome, .. } | Item::Dismiss { id, outcome, .. }, Done::Ended(false)) => {
+                let row = find(db, id).await?;
+                let ours = |row: &execution::Model| {
+                    row.status == outcome.status && row.result.as_ref() == Some(&outcome.result)
+                };
+                *done = Done::Ended(row.as_ref().is_some_and(ours));
+            }
+            _ => {}
+        }
+    }
+    Ok(done)
+}
+
+async fn find(db: &Db, id: &ExecutionId) -> db::Result<Option<execution::Model>> {
+    db::executions::find(db.reader(), id, &Scope::All).await
 }
 
 /// All items in one transaction, in an order that holds: new rows, what refers to them, the rest.

@@ -108,7 +108,7 @@ pub(super) async fn scale_up(core: &Core, target: &Target, count: u32) -> Result
 /// The row of an execution that nobody has started.
 pub(super) fn new_row(new: &NewExecution) -> execution::Model {
     execution::Model {
-        id: ExecutionId::random(),
+        id: new.id.clone(),
         project_id: new.project_id.clone(),
         function_id: new.target.function.id.clone(),
         function_version: new.target.version,

@@ -39,6 +39,7 @@ impl Executions {
         let target = self.resolve(caller, &call).await?;
         self.check_runnable(&target).await?;
         let new = NewExecution {
+            id: ExecutionId::random(),
             target,
             project_id: caller.project_id.clone(),
             alias: call.alias,

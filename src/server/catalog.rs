@@ -40,7 +40,7 @@ impl Follower {
         Ok(follower)
     }
 
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;

@@ -1,6 +1,8 @@
 //! Wiring: builds the state, starts listeners and loops, drains when it is told to stop.
 
 mod catalog;
+mod engine_http;
+mod node;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -13,16 +15,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::{self, App};
 use crate::auth::Authenticator;
 use crate::config::{AuthStrategy, Config};
-use crate::db::Db;
-use crate::engine::{self, Engine, NodeLock, Sessions};
+use crate::db::{self, Db};
+use crate::engine::gateway::Gateway;
+use crate::engine::remote::Remote;
+use crate::engine::{self, Engine, endpoint};
 use crate::error::Source;
-use crate::network::{self, Guard};
+use crate::network;
 use crate::openstack::Keystone;
-use crate::orchestrator::{self, Orchestrator};
+use crate::orchestrator;
 use crate::policy::Policy;
 use crate::storage::LocalStore;
 use crate::telemetry::{Chain, Metrics};
-use catalog::Follower;
+use node::Node;
 
 /// How often files are looked at that may change while the service runs.
 const RELOAD: Duration = Duration::from_secs(1);
@@ -47,6 +51,13 @@ pub enum Error {
     Lock(#[from] engine::LockError),
     #[error("the engine cannot start")]
     Engine(#[from] engine::StartError),
+    #[error("the engine's endpoint cannot be used")]
+    Endpoint(#[from] endpoint::Error),
+    #[error(
+        "[database] connection: SQLite is for taibai serve, which is one process; taibai api and taibai engine \
+         share a database, so name one on MariaDB or PostgreSQL"
+    )]
+    NotShared,
     #[error("cannot listen on {address}")]
     Listen {
         address: String,
@@ -59,110 +70,147 @@ pub enum Error {
     Signals(#[source] std::io::Error),
 }
 
+type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// Runs every service in this process until SIGTERM or SIGINT.
 ///
 /// The end is in good order: no request is accepted any more, those under way are answered, what the
 /// engine runs comes to its end or is left to the next start, and the database is closed last.
-pub async fn serve(config: Config) -> Result<(), Error> {
+pub async fn serve(config: Config) -> Result<()> {
     let policy = Policy::open(&config.oslo_policy.policy_file)?;
     let metrics = Metrics::new();
+    let keystone = keystone(&config, &metrics)?;
+    let authenticator = Authenticator::new(&config, keystone.clone())?;
     let db = Db::connect(&config.database).await?;
     db.ensure_current().await?;
-    let store =
-        Arc::new(LocalStore::open(&config.storage.file_system_dir, config.storage.max_package_bytes).await?);
-    let keystone = match config.api.auth_strategy {
-        AuthStrategy::Keystone => Some(
-            Keystone::new(&config.keystone_authtoken, metrics.keystone_calls.clone())
-                .map_err(Error::Identity)?,
-        ),
-        AuthStrategy::Noauth | AuthStrategy::HttpBasic => None,
-    };
-    let sessions = match &keystone {
-        Some(keystone) => {
-            Some(Sessions::new(keystone.clone(), &config.keystone_authtoken).map_err(Error::Identity)?)
-        }
-        None => None,
-    };
-    let authenticator = Authenticator::new(&config, keystone.clone())?;
-    // Before anything on this machine is touched that another engine of the deployment may own.
-    let lock = NodeLock::acquire(&config.docker)?;
-    // Before the first container can be on the network.
-    let deployment = &config.docker.deployment;
-    let guard = Guard::start(&config.network, deployment, metrics.network_repairs.clone()).await?;
-    let follower = match (&guard, &keystone) {
-        (Some(guard), Some(keystone)) => Some(Follower::start(keystone.clone(), guard.clone()).await?),
-        _ => None,
-    };
-    let calls = metrics.docker_calls.clone();
-    let containers = orchestrator::connect_with(&config.docker, guard.clone(), calls).await?;
+    let store = store(&config).await?;
+    let (lock, node) = Node::prepare(&config, keystone.as_ref(), &metrics).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
-    let (gateway, engine) = Engine::start(
-        &config,
-        lock,
-        db.clone(),
-        store.clone(),
-        containers.clone(),
-        sessions,
-        metrics.clone(),
-    )
-    .await?;
-    if guard.is_none() {
-        // Of an earlier start with another configuration; its workers were not adopted.
-        release_network(&*containers, deployment).await;
-    }
+    let (containers, sessions) = (node.containers.clone(), node.sessions.clone());
+    let (gateway, engine) =
+        Engine::start(&config, None, lock, db.clone(), store.clone(), containers, sessions, metrics.clone())
+            .await?;
+    node.tidy().await;
     let app = App::new(&config, policy, authenticator, keystone, db.clone(), store, gateway);
-    let app = web::Data::new(app);
-    let reloading = tokio::spawn(reload(app.clone().into_inner()));
-    let (server, address) = match http_server(&config, app, metrics, db.clone()) {
-        Ok(bound) => bound,
+    let served = serve_api(&config, app, metrics, &db, &mut stop).await;
+    engine.shutdown(config.api.shutdown_timeout).await;
+    node.leave().await;
+    close(&db).await;
+    served
+}
+
+/// Serves the API alone, and has engines of other processes run functions.
+pub async fn api(config: Config) -> Result<()> {
+    let policy = Policy::open(&config.oslo_policy.policy_file)?;
+    let metrics = Metrics::new();
+    let keystone = keystone(&config, &metrics)?;
+    let authenticator = Authenticator::new(&config, keystone.clone())?;
+    let db = shared_database(&config).await?;
+    let store = store(&config).await?;
+    let mut stop = Stop::listen().map_err(Error::Signals)?;
+    let (remote, writer) = Remote::new(&config, db.clone())?;
+    // Whoever hands it something waits until that is committed, so that nothing is left at the end.
+    tokio::spawn(writer);
+    let gateway = Gateway::remote(remote);
+    let app = App::new(&config, policy, authenticator, keystone, db.clone(), store, gateway);
+    let served = serve_api(&config, app, metrics, &db, &mut stop).await;
+    close(&db).await;
+    served
+}
+
+/// Runs functions alone, for APIs of other processes.
+pub async fn engine(config: Config) -> Result<()> {
+    let metrics = Metrics::new();
+    let keystone = keystone(&config, &metrics)?;
+    let db = shared_database(&config).await?;
+    let endpoint = endpoint::advertised(&config.engine)?;
+    let store = store(&config).await?;
+    let (lock, node) = Node::prepare(&config, keystone.as_ref(), &metrics).await?;
+    let mut stop = Stop::listen().map_err(Error::Signals)?;
+    let (private, health) = engine_http::private(&config, metrics.clone(), db.clone())?;
+
+    let (containers, sessions) = (node.containers.clone(), node.sessions.clone());
+    let (gateway, engine) =
+        Engine::start(&config, Some(endpoint), lock, db.clone(), store, containers, sessions, metrics)
+            .await?;
+    node.tidy().await;
+    let server = match engine_http::server(&config, gateway, db.clone()) {
+        Ok(server) => server,
         Err(error) => {
-            reloading.abort();
             engine.shutdown(config.api.shutdown_timeout).await;
             return Err(error);
         }
     };
+    let watched = private.handle();
+    let watching = tokio::spawn(private);
+    announce(&format!("health on {health}"));
+    announce(&format!("listening on {}", config.engine.listen));
+    let stopped = run_until(server, &mut stop).await;
+    engine.shutdown(config.api.shutdown_timeout).await;
+    node.leave().await;
+    watched.stop(false).await;
+    // Told to stop in the line above.
+    let _ = watching.await;
+    close(&db).await;
+    stopped
+}
+
+fn keystone(config: &Config, metrics: &Metrics) -> Result<Option<Keystone>> {
+    match config.api.auth_strategy {
+        AuthStrategy::Keystone => {
+            let keystone = Keystone::new(&config.keystone_authtoken, metrics.keystone_calls.clone());
+            keystone.map(Some).map_err(Error::Identity)
+        }
+        AuthStrategy::Noauth | AuthStrategy::HttpBasic => Ok(None),
+    }
+}
+
+async fn store(config: &Config) -> Result<Arc<LocalStore>> {
+    let directory = &config.storage.file_system_dir;
+    Ok(Arc::new(LocalStore::open(directory, config.storage.max_package_bytes).await?))
+}
+
+/// Serves the API until a signal comes.
+async fn serve_api(config: &Config, app: App, metrics: Metrics, db: &Db, stop: &mut Stop) -> Result<()> {
+    let app = web::Data::new(app);
+    let (server, address) = http_server(config, app.clone(), metrics, db.clone())?;
+    announce(&format!("listening on {address}"));
+    // It holds nothing, so that it may end anywhere.
+    let reloading = tokio::spawn(reload(app.into_inner()));
+    let stopped = run_until(server, stop).await;
+    reloading.abort();
+    stopped
+}
+
+/// A database that several processes can have.
+async fn shared_database(config: &Config) -> Result<Db> {
+    if db::is_file(&config.database)? {
+        return Err(Error::NotShared);
+    }
+    let db = Db::connect(&config.database).await?;
+    db.ensure_current().await?;
+    Ok(db)
+}
+
+/// Serves until a signal comes, and then answers what it has, within its shutdown timeout.
+async fn run_until(server: actix_web::dev::Server, stop: &mut Stop) -> Result<()> {
     let handle = server.handle();
     let serving = tokio::spawn(server);
-    announce(&address);
-
     let stopped = tokio::select! {
         () = stop.wait() => Ok(()),
         ended = serving => ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
     };
     tracing::info!("stopping: no more requests are accepted");
-    // Answers what it has before it returns, within its shutdown timeout.
     handle.stop(true).await;
-    // It holds nothing, so that it may end anywhere.
-    reloading.abort();
-    engine.shutdown(config.api.shutdown_timeout).await;
-    if let Some(follower) = follower {
-        follower.stop().await;
-    }
-    if let Some(guard) = guard {
-        guard.stop().await;
-        release_network(&*containers, deployment).await;
-    }
+    stopped.map_err(Error::Http)
+}
+
+async fn close(db: &Db) {
     if let Err(error) = db.close().await {
         tracing::warn!(error = %Chain(&error), "the database was not closed cleanly");
     }
     tracing::info!("stopped");
-    stopped.map_err(Error::Http)
-}
-
-/// Takes the network and its rules away, unless workers are left that live by them.
-async fn release_network(containers: &dyn Orchestrator, deployment: &str) {
-    match containers.release_network().await {
-        Ok(true) => {
-            let deployment = deployment.to_owned();
-            let removed = tokio::task::spawn_blocking(move || network::remove_rules(&deployment)).await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(error = %Chain(&error), "the rules of the network are left behind");
-            }
-        }
-        Ok(false) => tracing::debug!("workers are on the network; it stays, with its rules"),
-        Err(error) => tracing::warn!(error = %Chain(&error), "the network is left behind"),
-    }
 }
 
 /// Reads the files of policy and users again when they change: each second, and on SIGHUP.
@@ -195,14 +243,7 @@ fn http_server(
         HttpApp::new()
             .app_data(app.clone())
             .wrap(from_fn(api::middleware::edge))
-            .route(
-                "/metrics",
-                web::get().to(move || {
-                    metrics.commits_so_far(db.commits());
-                    let text = metrics.render();
-                    async move { HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text) }
-                }),
-            )
+            .route("/metrics", web::get().to(move || metrics_text(metrics.clone(), db.clone())))
             .configure(api::routes)
     })
     .disable_signals()
@@ -214,12 +255,17 @@ fn http_server(
     Ok((server.run(), address))
 }
 
+async fn metrics_text(metrics: Metrics, db: Db) -> HttpResponse {
+    metrics.commits_so_far(db.commits());
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(metrics.render())
+}
+
 /// Says on stdout where the service listens: with port 0 there is no other way to know.
-fn announce(address: &str) {
+fn announce(line: &str) {
     let mut stdout = std::io::stdout().lock();
     // A closed stdout is no reason not to serve.
-    let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
-    tracing::info!(address, "listening");
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    tracing::info!("{line}");
 }
 
 /// The signals that end a service.

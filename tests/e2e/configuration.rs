@@ -5,9 +5,13 @@ use std::process::Command;
 use crate::service::{Home, Service};
 
 fn refused(options: &[(&str, &str)]) -> String {
+    refused_as("serve", options)
+}
+
+fn refused_as(role: &str, options: &[(&str, &str)]) -> String {
     let home = Home::new(options);
     let output = Command::new(env!("CARGO_BIN_EXE_taibai"))
-        .args(["--config-file", &home.config_file().display().to_string(), "serve"])
+        .args(["--config-file", &home.config_file().display().to_string(), role])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -29,6 +33,14 @@ fn a_bad_configuration_stops_the_start_with_one_line() {
     for (option, words) in cases {
         let line = refused(&[option]);
         assert!(words.iter().all(|word| line.contains(word)), "{option:?}: {line}");
+    }
+}
+
+#[test]
+fn the_separate_roles_refuse_a_file_and_say_why() {
+    for role in ["api", "engine"] {
+        let line = refused_as(role, &[("database.connection", "sqlite:////run/none.sqlite")]);
+        assert!(["SQLite", "one process", "PostgreSQL"].iter().all(|word| line.contains(word)), "{line}");
     }
 }
 

@@ -8,6 +8,9 @@ mod cloud;
 mod configuration;
 mod executions;
 mod identity;
+#[path = "../../src/db/testing/own.rs"]
+mod own;
 mod rejects;
 mod restarts;
 mod service;
+mod split;

@@ -210,8 +210,14 @@ async fn what_an_engine_on_another_machine_ran_ends_once_its_lease_is_over() {
     for (node, lease_until) in
         [("dead", Timestamp(now.0 - 1)), ("alive", now.after(Duration::from_secs(600)))]
     {
-        let engine =
-            engine::Model { id: EngineId::random(), node: node.to_owned(), started_at: now, lease_until };
+        let engine = engine::Model {
+            id: EngineId::random(),
+            node: node.to_owned(),
+            deployment: "elsewhere".to_owned(),
+            endpoint: None,
+            started_at: now,
+            lease_until,
+        };
         db::engines::register(&db.writer(), engine.clone()).await.unwrap();
         for sync in [true, false] {
             let row = execution::Model {

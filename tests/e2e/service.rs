@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::own::OwnDatabase;
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// What a service keeps across restarts.
 pub struct Home {
     dirs: tempfile::TempDir,
+    database: Arc<OwnDatabase>,
     pub deployment: String,
     uid_base: u32,
     /// Lines of the configuration beside the usual ones: section and option.
@@ -57,14 +60,26 @@ impl Answer {
 
 impl Home {
     pub fn new(options: &[(&str, &str)]) -> Self {
+        Self::on(Arc::new(OwnDatabase::create()), options)
+    }
+
+    /// With a database that others use too.
+    pub fn on(database: Arc<OwnDatabase>, options: &[(&str, &str)]) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
             dirs: tempfile::Builder::new().prefix("tbe").tempdir_in("/run").unwrap(),
+            database,
             deployment: format!("e{}-{number}", std::process::id()),
             // Apart from services of this machine, from the driver's tests and from each other.
             uid_base: 2_000_000_000 + std::process::id() % 1000 * 100_000 + number * 2048,
             options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         }
+    }
+
+    /// Changes an option; a later start reads it.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.options.retain(|(other, _)| other != key);
+        self.options.push((key.to_owned(), value.to_owned()));
     }
 
     pub fn path(&self) -> &Path {
@@ -75,7 +90,7 @@ impl Home {
         let at = |name: &str| self.path().join(name).display().to_string();
         let mut options: Vec<(String, String)> = [
             ("api.port", "0".to_owned()),
-            ("database.connection", format!("sqlite:///{}", at("db.sqlite"))),
+            ("database.connection", self.database.url().to_owned()),
             ("docker.deployment", self.deployment.clone()),
             ("docker.worker_dir", at("w")),
             ("docker.work_dir", at("work")),
@@ -112,6 +127,26 @@ impl Home {
         let connection = format!("sqlite:///{}", self.path().join("db.sqlite").display());
         let config = taibai::config::Database { connection, ..Default::default() };
         taibai::db::Db::connect(&config).await.unwrap()
+    }
+
+    /// Makes the tables, as an operator does before the first start. A file has its service do that.
+    pub fn sync_database(&self) {
+        if self.database.is_file() {
+            return;
+        }
+        let synced = Command::new(env!("CARGO_BIN_EXE_taibai"))
+            .args(["--config-file", &self.config_file().display().to_string(), "db", "sync"])
+            .output()
+            .unwrap();
+        assert!(synced.status.success(), "{}", String::from_utf8_lossy(&synced.stderr));
+    }
+
+    /// Names of this deployment's containers that run.
+    pub fn container_names(&self) -> String {
+        let filter = format!("label=org.openstack.taibai.deployment={}", self.deployment);
+        let arguments = ["ps", "--format", "{{.Names}}", "--filter", &filter];
+        let listed = Command::new("docker").args(arguments).output().unwrap();
+        String::from_utf8(listed.stdout).unwrap()
     }
 
     /// Ids of this deployment's containers, in any state.
@@ -194,8 +229,14 @@ impl Service {
 
     /// Starts on what an earlier service left.
     pub async fn start_in(home: Home) -> Self {
+        Self::start_role(home, "serve").await
+    }
+
+    /// Starts `taibai serve`, `taibai api` or `taibai engine`.
+    pub async fn start_role(home: Home, role: &str) -> Self {
+        home.sync_database();
         let mut child = Command::new(env!("CARGO_BIN_EXE_taibai"))
-            .args(["--config-file", &home.config_file().display().to_string(), "serve"])
+            .args(["--config-file", &home.config_file().display().to_string(), role])
             .env("NO_COLOR", "1")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -272,7 +313,8 @@ impl Service {
     fn take_home(self) -> Home {
         // SAFETY-free way out of a type with a destructor: the child has ended already.
         let mut this = self;
-        std::mem::replace(&mut this.home, Home::new(&[]))
+        let database = this.home.database.clone();
+        std::mem::replace(&mut this.home, Home::on(database, &[]))
     }
 
     pub async fn ask(&self, who: &str, method: &str, path: &str, body: Option<Value>) -> Answer {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::db::testing::{TestDb, database, execution, function, runtime, version};
-use crate::model::{ExecutionStatus, Reason, Scope, Start, function as function_row};
+use crate::model::{Reason, Start, function as function_row};
 
 async fn start() -> (TestDb, Recorder, function_row::Model) {
     let db = database().await;
@@ -32,12 +32,20 @@ fn outcome(log: &str) -> Outcome {
 }
 
 async fn find(db: &Db, id: &ExecutionId) -> Option<execution::Model> {
-    db::executions::find(db.reader(), id, &Scope::All).await.unwrap()
+    super::find(db, id).await.unwrap()
 }
 
 async fn count(db: &Db, function: &function_row::Model) -> i64 {
     let now = db::functions::find(db.reader(), &function.id, &Scope::All).await.unwrap().unwrap();
     now.count - function.count
+}
+
+/// Keeps the writer waiting until it is committed, so that it finds all else when that is over: the
+/// function's counter cannot be raised meanwhile.
+async fn hold(db: &Db, function: &function_row::Model) -> db::Transaction {
+    let tx = db.begin().await.unwrap();
+    db::functions::find_for_update(&tx, &function.id, &Scope::All).await.unwrap().unwrap();
+    tx
 }
 
 #[tokio::test]
@@ -81,8 +89,7 @@ async fn a_long_call_shows_as_running_until_it_ends() {
 #[tokio::test]
 async fn what_waits_goes_into_one_transaction() {
     let (db, recorder, function) = start().await;
-    // Held, so that the writer finds all of them when it is over.
-    let tx = db.begin().await.unwrap();
+    let tx = hold(&db, &function).await;
     let mut tasks = tokio::task::JoinSet::new();
     for at in 0..50 {
         let (recorder, mut row) = (recorder.clone(), row(&function, ExecutionStatus::Running));
@@ -106,7 +113,7 @@ async fn a_row_that_cannot_be_written_does_not_fail_its_neighbours() {
     let there = row(&function, ExecutionStatus::Pending);
     recorder.accept(there.clone()).await.unwrap();
 
-    let tx = db.begin().await.unwrap();
+    let tx = hold(&db, &function).await;
     let (good, bad) = (row(&function, ExecutionStatus::Pending), there.clone());
     let accept = |row: execution::Model| {
         let recorder = recorder.clone();
@@ -120,7 +127,7 @@ async fn a_row_that_cannot_be_written_does_not_fail_its_neighbours() {
     blocker.await.unwrap().unwrap();
     good_done.await.unwrap().unwrap();
     let error = bad_done.await.unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "Duplicate entry for executions: ['id']");
+    assert_eq!(error.to_string(), "Duplicate entry for an id");
     assert!(find(&db, &good.id).await.is_some());
     assert_eq!(count(&db, &function).await, 3);
 }
@@ -171,4 +178,79 @@ async fn what_was_begun_is_written_when_the_recorder_ends() {
     drop(other);
     writer.await;
     assert_eq!(find(&db, &row.id).await.unwrap().status, ExecutionStatus::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eight_writers_count_exactly() {
+    const EACH: i32 = 60;
+    let (db, _recorder, one) = start().await;
+    let two = function_row::Model { id: FunctionId::random(), ..one.clone() };
+    db::functions::insert(&db.writer(), two.clone()).await.unwrap();
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        // As eight engines would: each with its own connections, except on a file, which has one writer.
+        let own = if writer % 2 == 0 { db.db.clone() } else { Db::connect(&db.config).await.unwrap() };
+        let (recorder, task) = Recorder::start(own);
+        tokio::spawn(task);
+        let functions = [one.clone(), two.clone()];
+        writers.spawn(async move {
+            let mut calls = tokio::task::JoinSet::new();
+            for at in 0..EACH {
+                let (recorder, function) = (recorder.clone(), &functions[(at % 2) as usize]);
+                let mut row = row(function, ExecutionStatus::Running);
+                row.function_version = i32::from(at % 4 == 0);
+                calls.spawn(async move { recorder.end(row, outcome("")).await.unwrap() });
+            }
+            assert!(calls.join_all().await.into_iter().all(|ended| ended));
+        });
+    }
+    writers.join_all().await;
+
+    let version = db::versions::find(db.reader(), &one.id, 1).await.unwrap().unwrap();
+    let half = i64::from(8 * EACH / 2);
+    assert_eq!((count(&db, &one).await, version.count - 7), (half / 2, half / 2));
+    assert_eq!(count(&db, &two).await, half);
+    let counts = db::executions::count_by_status(db.reader()).await.unwrap();
+    assert_eq!(counts, [(ExecutionStatus::Success, 2 * half)]);
+}
+
+#[tokio::test]
+async fn what_was_committed_before_the_connection_broke_counts_as_done() {
+    let (db, recorder, function) = start().await;
+    let (pending, removed) =
+        (row(&function, ExecutionStatus::Pending), row(&function, ExecutionStatus::Pending));
+    recorder.accept(pending.clone()).await.unwrap();
+    recorder.accept(removed.clone()).await.unwrap();
+    let claim =
+        Claim { id: pending.id.clone(), epoch_from: 0, engine: EngineId::random(), worker: "w".into() };
+    let (new, _answers) = items(&function, &claim, &removed.id);
+    let first = write_all(&db, &new).await.unwrap();
+    let again = write_all(&db, &new).await;
+    assert!(matches!(again, Err(db::Error::Duplicate { .. })), "{again:?}");
+    assert_eq!(resolve(&db, &new, again).await.unwrap(), first);
+    // The same without a new row, where nothing fails.
+    let rest = &new[1..];
+    let again = write_all(&db, rest).await;
+    assert_ne!(again.as_deref().unwrap(), &first[1..]);
+    assert_eq!(resolve(&db, rest, again).await.unwrap(), first[1..]);
+
+    let stranger = Claim { engine: EngineId::random(), ..claim };
+    let (other, _answers) = items(&function, &stranger, &removed.id);
+    let refused = write_all(&db, &other[1..2]).await;
+    assert_eq!(resolve(&db, &other[1..2], refused).await.unwrap(), [Done::Claimed(None)]);
+}
+
+/// A new row, a claim and an end, and who waits for them.
+fn items(function: &function_row::Model, claim: &Claim, id: &ExecutionId) -> (Vec<Item>, impl Sized + use<>) {
+    let (inserted, one) = oneshot::channel();
+    let (claimed, two) = oneshot::channel();
+    let (dismissed, three) = oneshot::channel();
+    let row = Box::new(row(function, ExecutionStatus::Pending));
+    let outcome = Box::new(Outcome::error(Reason::Preparation, "it holds a link"));
+    let items = vec![
+        Item::Insert { row, log: None, reply: Inserted::Accepted(inserted) },
+        Item::Claim { claim: claim.clone(), reply: claimed },
+        Item::Dismiss { id: id.clone(), outcome, reply: dismissed },
+    ];
+    (items, (one, two, three))
 }

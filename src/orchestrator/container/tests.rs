@@ -246,7 +246,7 @@ fn why(image: ImageInspect) -> String {
 
 #[test]
 fn an_image_with_our_label_and_a_command_is_a_runtime() {
-    let found = runtime_image("demo:1", image(Some("1"), &["python3", "/shim.py"])).unwrap();
+    let found = runtime_image("demo:1", image(Some("2"), &["python3", "/shim.py"])).unwrap();
     assert_eq!(found.id, "sha256:feed");
     assert_eq!(found.shim, ["python3", "/shim.py"]);
 }
@@ -254,9 +254,9 @@ fn an_image_with_our_label_and_a_command_is_a_runtime() {
 #[test]
 fn an_image_that_is_no_runtime_is_told_what_it_lacks() {
     assert!(why(image(None, &["sh"])).contains("no label org.openstack.taibai.shim"));
-    assert!(why(image(Some("2"), &["sh"])).contains("is \"2\" and must be \"1\""));
-    assert!(why(image(Some("1"), &[])).contains("CMD"));
-    let mut with_volume = image(Some("1"), &["sh"]);
+    assert!(why(image(Some("1"), &["sh"])).contains("is \"1\" and must be \"2\""));
+    assert!(why(image(Some("2"), &[])).contains("CMD"));
+    let mut with_volume = image(Some("2"), &["sh"]);
     with_volume.config.as_mut().unwrap().volumes = Some(vec!["/data".to_owned()]);
     assert!(why(with_volume).contains("volumes"));
 }

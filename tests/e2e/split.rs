@@ -1,0 +1,251 @@
+//! `taibai api` and `taibai engine` as processes of their own, which share a database on a server. Run
+//! by `tox-like-scripts/databases`.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::own::OwnDatabase;
+use crate::service::{Home, Service, eventually, output, result};
+
+const COUNT: &str = r#"
+import os, time
+def main(seconds=0, **kwargs):
+    time.sleep(seconds)
+    return os.getpid()
+"#;
+
+/// What the processes of one deployment have in common.
+struct Site {
+    database: Arc<OwnDatabase>,
+    packages: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let database = OwnDatabase::create();
+        assert!(!database.is_file(), "TAIBAI_TEST_DATABASE names no server: run tox-like-scripts/databases");
+        Self { database: Arc::new(database), packages: tempfile::tempdir().unwrap() }
+    }
+
+    fn home(&self, options: &[(&str, &str)]) -> Home {
+        let mut home = Home::on(self.database.clone(), options);
+        home.set("storage.file_system_dir", &self.packages.path().display().to_string());
+        home
+    }
+
+    /// An engine on a node of its own, as far as one can tell.
+    async fn engine(&self, node: &str, options: &[(&str, &str)]) -> Service {
+        let mut home = self.home(&[("engine.node", node), ("engine.health_port", "0")]);
+        home.set("engine.listen", &format!("unix://{}", home.path().join("e.sock").display()));
+        for (key, value) in options {
+            home.set(key, value);
+        }
+        Service::start_role(home, "engine").await
+    }
+
+    async fn api(&self, options: &[(&str, &str)]) -> Service {
+        Service::start_role(self.home(options), "api").await
+    }
+}
+
+/// Sends a synchronous call and gives its status and body.
+fn call(api: &Service, function: &str, fields: Value) -> tokio::task::JoinHandle<(u16, Value)> {
+    let mut body = json!({"function_id": function});
+    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let request = api.request("demo", "POST", "/v1/executions").header("content-type", "application/json");
+    let sent = request.body(body.to_string()).send();
+    tokio::spawn(async move {
+        let answer = sent.await.unwrap();
+        let status = answer.status().as_u16();
+        (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
+    })
+}
+
+#[tokio::test]
+async fn an_api_and_an_engine_run_functions_and_end_in_good_order() {
+    let site = Site::new();
+    let engine = site.engine("one", &[]).await;
+    let api = site.api(&[]).await;
+    let runtime = api.runtime().await;
+    let function = api.function("demo", &runtime, COUNT, &[]).await;
+
+    let done = api.execute("demo", &function, "").await;
+    assert_eq!(done["status"], "success", "{done}");
+    let id = done["id"].as_str().unwrap();
+    assert!(api.execution_log("demo", id).await.contains("Start execution"));
+    assert_eq!(api.execution("demo", id).await, done);
+    let id = api.accept("demo", &function, "").await;
+    assert_eq!(output(&api.ended("demo", &id).await), output(&done), "the same warm process");
+
+    let workers = api.workers(&function).await;
+    assert_eq!(workers.len(), 1);
+    assert!(engine.home.container_names().contains(&workers[0]));
+    assert_eq!(api.home.containers(), Vec::<String>::new(), "the API has no Docker");
+    let path = format!("/v1/functions/{function}/scale_up");
+    api.ask("admin", "POST", &path, Some(json!({"count": 1}))).await.expect(202);
+    eventually("a second worker", async || api.workers(&function).await.len() == 2).await;
+    let path = format!("/v1/functions/{function}/scale_down");
+    api.ask("admin", "POST", &path, Some(json!({"count": 5}))).await.expect(202);
+    eventually("one is left", async || api.workers(&function).await.len() == 1).await;
+    let pool = api.ask("admin", "GET", &format!("/v1/runtimes/{runtime}/pool"), None).await.expect(200);
+    assert!(pool["capacity"]["total"].as_u64().unwrap() >= 1, "{pool}");
+
+    let log = engine.log();
+    let health = log.split("health on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let answer = reqwest::get(format!("{health}/healthcheck")).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap()), (200, "OK".to_owned()));
+    let metrics = reqwest::get(format!("{health}/metrics")).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("taibai_executions_total{"), "{metrics}");
+
+    // A call under way outlives the word to stop, on both sides.
+    let running = call(&api, &function, json!({"input": "{\"seconds\": 2}"}));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    engine.send_sigterm();
+    let (status, ended) = running.await.unwrap();
+    assert_eq!((status, &ended["status"]), (201, &json!("success")), "{ended}");
+    engine.stop_clean().await;
+
+    // Without an engine a call is refused, and what may wait waits for the next one.
+    let (status, refused) = call(&api, &function, json!({})).await.unwrap();
+    assert_eq!((status, &refused["faultstring"]), (503, &json!("No engine is there to run functions.")));
+    let waiting = api.accept("demo", &function, "").await;
+    let engine = site.engine("two", &[]).await;
+    assert_eq!(api.ended("demo", &waiting).await["status"], "success");
+    api.stop_clean().await;
+    engine.stop_clean().await;
+}
+
+#[tokio::test]
+async fn what_an_engine_ran_that_was_killed_ends_once_on_another_node() {
+    let site = Site::new();
+    let options = [("engine.lease", "4s"), ("engine.max_async", "4"), ("engine.max_workers", "4")];
+    let mut engines = vec![site.engine("a", &options).await, site.engine("b", &options).await];
+    let api = site.api(&[]).await;
+    let runtime = api.runtime().await;
+    let function = api.function("demo", &runtime, COUNT, &[("timeout", "60")]).await;
+    api.execute("demo", &function, "").await;
+    // The function's own engine is the one to die.
+    let worker = api.workers(&function).await.remove(0);
+    let own = engines.iter().position(|engine| engine.home.container_names().contains(&worker)).unwrap();
+    let dying = engines.remove(own);
+
+    let interrupted =
+        call(&api, &function, json!({"description": "interrupted", "input": "{\"seconds\": 50}"}));
+    eventually("the synchronous call is recorded as running", async || {
+        let path = "/v1/executions?description=interrupted";
+        api.ask("demo", "GET", path, None).await.expect(200)["executions"].as_array().unwrap().len() == 1
+    })
+    .await;
+    let mut accepted = Vec::new();
+    for number in 0..20 {
+        let input = if number < 10 { "{\"seconds\": 3}" } else { "{\"seconds\": 0.1}" };
+        accepted.push(api.accept("demo", &function, input).await);
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let killed = Instant::now();
+    let home = dying.kill_9();
+
+    let (status, answer) = interrupted.await.unwrap();
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer["faultstring"].as_str().unwrap().contains("may still run"), "{answer}");
+    assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
+    let done = api.execute("demo", &function, "").await;
+    assert_eq!(done["status"], "success", "the next call goes to the other engine: {done}");
+
+    let mut lost = 0;
+    for id in &accepted {
+        let ended = api.ended("demo", id).await;
+        let log = api.execution_log("demo", id).await;
+        match ended["status"].as_str().unwrap() {
+            "success" => assert_eq!(log.matches("Start execution").count(), 1, "{log}"),
+            status => {
+                assert_eq!((status, &result(&ended)["reason"]), ("error", &json!("worker_lost")), "{ended}");
+                lost += 1;
+            }
+        }
+    }
+    assert!((1..=8).contains(&lost), "{lost} were running on the engine that died");
+    let path = "/v1/executions?description=interrupted";
+    eventually("the call that was interrupted has ended", async || {
+        api.ask("demo", "GET", path, None).await.expect(200)["executions"][0]["status"] != "running"
+    })
+    .await;
+    let listed = api.ask("demo", "GET", path, None).await.expect(200);
+    let row = &listed["executions"][0];
+    assert_eq!((&row["status"], &result(row)["reason"]), (&json!("error"), &json!("interrupted")));
+    let shown = api.ask("demo", "GET", &format!("/v1/functions/{function}"), None).await.expect(200);
+    assert_eq!(shown["count"], 23, "each was counted once");
+
+    // The node comes back, and finds nothing to end twice.
+    let before: Vec<Value> = all(&api).await;
+    let back = Service::start_role(home, "engine").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(all(&api).await, before);
+    api.stop_clean().await;
+    back.stop_clean().await;
+    engines.remove(0).stop_clean().await;
+}
+
+async fn all(api: &Service) -> Vec<Value> {
+    api.ask("demo", "GET", "/v1/executions", None).await.expect(200)["executions"].as_array().unwrap().clone()
+}
+
+fn openssl(directory: &Path, arguments: &str) {
+    let made = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
+    let made = made.expect("openssl is installed: apt-get install openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// An authority and a certificate of it for 127.0.0.1.
+fn certificates() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(at, &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"));
+    let name = "-subj /CN=taibai -addext subjectAltName=IP:127.0.0.1";
+    openssl(at, &format!("req {key} -keyout key.pem -out request.pem {name}"));
+    let sign = "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copy";
+    openssl(at, &format!("{sign} -days 2 -out cert.pem"));
+    directory
+}
+
+#[tokio::test]
+async fn between_machines_both_sides_show_a_certificate() {
+    let site = Site::new();
+    let (ours, theirs) = (certificates(), certificates());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen = format!("https://127.0.0.1:{port}");
+    let files =
+        |of: &Path| ["cert", "key", "ca"].map(|name| of.join(format!("{name}.pem")).display().to_string());
+    let [cert, key, ca] = files(ours.path());
+    let options = |cert, key, ca| {
+        [
+            ("engine.listen", listen.as_str()),
+            ("engine.tls_cert", cert),
+            ("engine.tls_key", key),
+            ("engine.tls_ca", ca),
+        ]
+    };
+    let engine = site.engine("one", &options(&cert, &key, &ca)).await;
+    let api = site.api(&options(&cert, &key, &ca)).await;
+    let runtime = api.runtime().await;
+    let function = api.function("demo", &runtime, COUNT, &[]).await;
+    assert_eq!(api.execute("demo", &function, "").await["status"], "success");
+
+    // One whose authority is another is not spoken to, whichever side it is that knows.
+    let [other_cert, other_key, other_ca] = files(theirs.path());
+    for options in [options(&other_cert, &other_key, &ca), options(&cert, &key, &other_ca)] {
+        let stranger = site.api(&options).await;
+        let (status, answer) = call(&stranger, &function, json!({})).await.unwrap();
+        assert_eq!(status, 503, "{answer}");
+        stranger.stop_clean().await;
+    }
+    let listed = all(&api).await;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    api.stop_clean().await;
+    engine.stop_clean().await;
+}
