@@ -145,7 +145,7 @@ async fn what_goes_on_after_its_answer_is_ended() {
 #[tokio::test]
 async fn a_limit_below_what_a_slot_holds_is_met_by_a_fresh_one() {
     let worker = Worker::start(1).await;
-    let heavy = "held = b'x' * (60 << 20)\ndef main(context): return len(held)\n";
+    let heavy = "held = b'x' * (80 << 20)\ndef main(context): return len(held)\n";
     worker.load(&[("main.py", heavy)]).await.unwrap();
     let limits = |mib| ExecutionLimits { memory_bytes: mib * MIB, ..ample() };
     for _ in 0..2 {

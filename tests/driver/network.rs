@@ -218,8 +218,15 @@ fn listen(address: IpAddr, port: u16) -> u16 {
 fn listen_at(at: SocketAddr) -> u16 {
     let mut other = at;
     other.set_port(0);
-    let listener = TcpListener::bind(at).or_else(|_| TcpListener::bind(other));
-    let listener = listener.unwrap_or_else(|error| panic!("{at}: {error}"));
+    // An IPv6 address cannot be used until the kernel has made sure that nobody else has it.
+    let limit = Instant::now() + Duration::from_secs(5);
+    let listener = loop {
+        match TcpListener::bind(at).or_else(|_| TcpListener::bind(other)) {
+            Ok(listener) => break listener,
+            Err(error) if Instant::now() > limit => panic!("{at}: {error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for client in listener.incoming() {

@@ -124,7 +124,7 @@ impl Home {
 
     /// The database, for a test that looks behind the service or plays another engine.
     pub async fn database(&self) -> taibai::db::Db {
-        let connection = format!("sqlite:///{}", self.path().join("db.sqlite").display());
+        let connection = self.database.url().to_owned();
         let config = taibai::config::Database { connection, ..Default::default() };
         taibai::db::Db::connect(&config).await.unwrap()
     }
