@@ -59,15 +59,15 @@ mod tests {
             insert(&db.writer(), trust.clone()).await.unwrap();
         }
         let late = Timestamp(4);
-        assert_eq!(list_unused(db.reader(), Timestamp(3), 9).await.unwrap(), [older.clone()]);
+        assert_eq!(list_unused(db.reader(), Timestamp(3), 9).await.unwrap(), std::slice::from_ref(&older));
         assert_eq!(list_unused(db.reader(), late, 9).await.unwrap(), [older.clone(), newer.clone()]);
-        assert_eq!(list_unused(db.reader(), late, 1).await.unwrap(), [older.clone()]);
+        assert_eq!(list_unused(db.reader(), late, 1).await.unwrap(), std::slice::from_ref(&older));
         assert_eq!(find(db.reader(), &used.id).await.unwrap(), Some(used.clone()));
 
         let transaction = db.begin().await.unwrap();
         functions::delete(&transaction, &function.id).await.unwrap();
         transaction.commit().await.unwrap();
-        assert_eq!(list_unused(db.reader(), late, 1).await.unwrap(), [used.clone()]);
+        assert_eq!(list_unused(db.reader(), late, 1).await.unwrap(), std::slice::from_ref(&used));
         assert!(delete(&db.writer(), &used.id).await.unwrap());
         assert!(!delete(&db.writer(), &used.id).await.unwrap());
     }

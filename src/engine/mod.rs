@@ -59,6 +59,16 @@ impl From<db::Error> for StartError {
     }
 }
 
+/// What an engine is given to work with.
+pub struct Means {
+    pub db: Db,
+    pub store: Arc<dyn PackageStore>,
+    pub orchestrator: Arc<dyn Orchestrator>,
+    /// None without Keystone.
+    pub sessions: Option<Sessions>,
+    pub metrics: Metrics,
+}
+
 /// What the parts of the engine share.
 struct Core {
     id: EngineId,
@@ -96,14 +106,8 @@ struct Core {
 
 impl Core {
     /// Starts nothing but the recorder.
-    fn new(
-        config: &Config,
-        db: Db,
-        store: Arc<dyn PackageStore>,
-        orchestrator: Arc<dyn Orchestrator>,
-        sessions: Option<Sessions>,
-        metrics: Metrics,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<pool::Spawn>) {
+    fn new(config: &Config, means: Means) -> (Arc<Self>, mpsc::UnboundedReceiver<pool::Spawn>) {
+        let Means { db, store, orchestrator, sessions, metrics } = means;
         let engine = config.engine.clone();
         let limits = Limits {
             slots: engine.function_concurrency,
@@ -208,13 +212,9 @@ impl Engine {
         config: &Config,
         endpoint: Option<String>,
         lock: NodeLock,
-        db: Db,
-        store: Arc<dyn PackageStore>,
-        orchestrator: Arc<dyn Orchestrator>,
-        sessions: Option<Sessions>,
-        metrics: Metrics,
+        means: Means,
     ) -> Result<(Gateway, Self), StartError> {
-        let (core, spawns) = Core::new(config, db, store, orchestrator, sessions, metrics);
+        let (core, spawns) = Core::new(config, means);
         if let Some(endpoint) = endpoint {
             core.endpoint.set(endpoint).expect("it is set once");
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::Core;
 use super::gateway::Gateway;
+use super::{Core, Means};
 use crate::config::Config;
 use crate::db::Db;
 use crate::model::WorkerName;
@@ -15,7 +15,9 @@ use crate::telemetry::Metrics;
 
 /// An engine that answers, and has no worker and no loop.
 pub(crate) fn without_workers(config: &Config, db: Db, store: Arc<dyn PackageStore>) -> Gateway {
-    let (core, _) = Core::new(config, db, store, Arc::new(NoContainers), None, Metrics::new());
+    let orchestrator = Arc::new(NoContainers);
+    let means = Means { db, store, orchestrator, sessions: None, metrics: Metrics::new() };
+    let (core, _) = Core::new(config, means);
     Gateway::new(core)
 }
 

@@ -87,10 +87,8 @@ pub async fn serve(config: Config) -> Result<()> {
     let (lock, node) = Node::prepare(&config, keystone.as_ref(), &metrics).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
-    let (containers, sessions) = (node.containers.clone(), node.sessions.clone());
-    let (gateway, engine) =
-        Engine::start(&config, None, lock, db.clone(), store.clone(), containers, sessions, metrics.clone())
-            .await?;
+    let means = node.means(db.clone(), store.clone(), metrics.clone());
+    let (gateway, engine) = Engine::start(&config, None, lock, means).await?;
     node.tidy().await;
     let app = App::new(&config, policy, authenticator, keystone, db.clone(), store, gateway);
     let served = serve_api(&config, app, metrics, &db, &mut stop).await;
@@ -130,10 +128,8 @@ pub async fn engine(config: Config) -> Result<()> {
     let mut stop = Stop::listen().map_err(Error::Signals)?;
     let (private, health) = engine_http::private(&config, metrics.clone(), db.clone())?;
 
-    let (containers, sessions) = (node.containers.clone(), node.sessions.clone());
-    let (gateway, engine) =
-        Engine::start(&config, Some(endpoint), lock, db.clone(), store, containers, sessions, metrics)
-            .await?;
+    let means = node.means(db.clone(), store, metrics);
+    let (gateway, engine) = Engine::start(&config, Some(endpoint), lock, means).await?;
     node.tidy().await;
     let server = match engine_http::server(&config, gateway, db.clone()) {
         Ok(server) => server,

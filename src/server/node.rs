@@ -6,15 +6,17 @@ use std::sync::Arc;
 use super::catalog::Follower;
 use super::{Error, Result};
 use crate::config::Config;
-use crate::engine::{NodeLock, Sessions};
+use crate::db::Db;
+use crate::engine::{Means, NodeLock, Sessions};
 use crate::network::{self, Guard};
 use crate::openstack::Keystone;
 use crate::orchestrator::{self, Orchestrator};
+use crate::storage::PackageStore;
 use crate::telemetry::{Chain, Metrics};
 
 pub(super) struct Node {
-    pub containers: Arc<dyn Orchestrator>,
-    pub sessions: Option<Sessions>,
+    containers: Arc<dyn Orchestrator>,
+    sessions: Option<Sessions>,
     deployment: String,
     guard: Option<Guard>,
     follower: Option<Follower>,
@@ -49,6 +51,11 @@ impl Node {
         let calls = metrics.docker_calls.clone();
         let containers = orchestrator::connect_with(&config.docker, guard.clone(), calls).await?;
         Ok((lock, Self { containers, sessions, deployment, guard, follower }))
+    }
+
+    /// What the engine of this machine works with.
+    pub fn means(&self, db: Db, store: Arc<dyn PackageStore>, metrics: Metrics) -> Means {
+        Means { db, store, orchestrator: self.containers.clone(), sessions: self.sessions.clone(), metrics }
     }
 
     /// Once the engine has taken up what it could: takes away what an earlier start with another

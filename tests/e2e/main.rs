@@ -14,3 +14,4 @@ mod rejects;
 mod restarts;
 mod service;
 mod split;
+mod tenants;

@@ -44,6 +44,30 @@ pub struct Cloud {
     http: reqwest::Client,
 }
 
+/// A user who may be sent away.
+pub struct Guest {
+    pub token: Token,
+    pub user: UserToken,
+    membership: String,
+    auth: Value,
+}
+
+impl Guest {
+    /// Takes the user out of the project, and waits until Keystone goes by that.
+    pub async fn leave(&self, cloud: &Cloud) {
+        let admin = cloud.token("admin").await;
+        let url = format!("{}/{}", cloud.auth_url(), self.membership);
+        let taken = cloud.http.delete(url).header("x-auth-token", admin.expose()).send().await.unwrap();
+        assert_eq!(taken.status(), 204);
+        eventually("the user is out", async || {
+            let url = format!("{}/auth/tokens", cloud.auth_url());
+            let answer = cloud.http.post(url).json(&json!({"auth": self.auth})).send().await.unwrap();
+            answer.status() == 401
+        })
+        .await;
+    }
+}
+
 /// A Keystone client of ours and what it asked.
 pub struct Ours {
     pub keystone: Keystone,
@@ -174,6 +198,33 @@ impl Cloud {
         self.issue(json!({"identity": {"methods": ["application_credential"],
             "application_credential": {"id": made["id"], "secret": made["secret"]}}}))
             .await
+    }
+
+    /// A new user who is a member of the account's project.
+    pub async fn guest(&self, account: &str) -> Guest {
+        let (admin, owner) = (self.token("admin").await, self.user(account).await);
+        let project = owner.info.project_id.clone().unwrap();
+        let url = |path: String| format!("{}/{path}", self.auth_url());
+        let ask = |method: reqwest::Method, path: String| {
+            self.http.request(method, url(path)).header("x-auth-token", admin.expose())
+        };
+        let (name, password) = (uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().to_string());
+        let user = json!({"user": {"name": name, "password": password, "domain_id": "default"}});
+        let made = ask(reqwest::Method::POST, "users".to_owned()).json(&user).send().await.unwrap();
+        let made: Value = made.json().await.unwrap();
+        let id = made["user"]["id"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+        let roles = ask(reqwest::Method::GET, "roles?name=member".to_owned()).send().await.unwrap();
+        let roles: Value = roles.json().await.unwrap();
+        let role = roles["roles"][0]["id"].as_str().unwrap();
+        let membership = format!("projects/{project}/users/{id}/roles/{role}");
+        let given = ask(reqwest::Method::PUT, membership.clone()).send().await.unwrap();
+        assert_eq!(given.status(), 204);
+        let auth = json!({
+            "identity": {"methods": ["password"], "password": {"user": {"id": id, "password": password}}},
+            "scope": {"project": {"id": project}},
+        });
+        let token = self.issue(auth.clone()).await;
+        Guest { user: self.described(token.clone()).await, token, membership, auth }
     }
 
     /// A way to Keystone that can be cut.

@@ -1,0 +1,351 @@
+//! Functions of tenants of a real cloud: sessions under trusts, code in Swift. Needs the test cloud
+//! besides: `tests/cloud/up`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use taibai::model::{FunctionId, Scope, TrustId, UserToken};
+use taibai::openstack::Swift;
+
+use crate::cloud::Cloud;
+use crate::service::{Service, eventually, output, package, required, result, zip_of};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A service of the cloud whose functions reach what the catalog names.
+struct Site {
+    cloud: Cloud,
+    service: Service,
+    runtime: String,
+    admin: String,
+}
+
+impl Site {
+    async fn start(more: &[(&str, &str)]) -> Self {
+        let cloud = Cloud::open();
+        let account = cloud.account("taibai");
+        // Apart from those of other tests, of this run and of another.
+        let number = std::process::id() % 60 * 4 + NEXT.fetch_add(1, Ordering::Relaxed) % 4;
+        let mut options = BTreeMap::from([
+            ("api.auth_strategy", "keystone".to_owned()),
+            ("engine.lease", "10m".to_owned()),
+            ("keystone_authtoken.auth_url", cloud.auth_url().to_owned()),
+            ("keystone_authtoken.username", account.auth.username.clone()),
+            ("keystone_authtoken.password", account.auth.password.clone()),
+            ("keystone_authtoken.project_name", account.auth.project_name.clone()),
+            ("keystone_authtoken.region_name", account.region_name.clone()),
+            ("network.mode", "bridge".to_owned()),
+            ("network.bridge_name", format!("tbe{number}")),
+            ("network.subnet", format!("10.233.{number}.0/24")),
+        ]);
+        options.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let service = Service::start(&options).await;
+        let admin = cloud.token("admin").await.expose().to_owned();
+        let body = json!({"image": required("TAIBAI_TEST_IMAGE"), "name": "python3"});
+        let created = service.ask(&admin, "POST", "/v1/runtimes", Some(body)).await.expect(201);
+        let runtime = created["id"].as_str().unwrap().to_owned();
+        let path = format!("/v1/runtimes/{runtime}");
+        eventually("the runtime is available", async || {
+            service.ask(&admin, "GET", &path, None).await.expect(200)["status"] == "available"
+        })
+        .await;
+        Self { cloud, service, runtime, admin }
+    }
+
+    async fn token(&self, account: &str) -> String {
+        self.cloud.token(account).await.expose().to_owned()
+    }
+
+    async fn create(&self, token: &str, source: &str) -> Value {
+        self.service
+            .create_function(token, &self.runtime, &package(source), &[("timeout", "20")])
+            .await
+            .expect(201)
+    }
+
+    /// Creates a function whose code is in Swift, or is told why not.
+    async fn create_in_swift(&self, token: &str, container: &str, object: &str) -> crate::service::Answer {
+        let code =
+            json!({"source": "swift", "swift": {"container": container, "object": object}}).to_string();
+        let body = json!({"runtime_id": self.runtime, "code": code, "entry": "hello.main", "timeout": 20});
+        self.service.ask(token, "POST", "/v1/functions", Some(body)).await
+    }
+
+    fn swift(&self, user: &UserToken) -> Swift {
+        self.cloud.ours().keystone.session(user, None).unwrap().swift()
+    }
+
+    async fn trust_of(&self, function: &str) -> Option<TrustId> {
+        let db = self.service.home.database().await;
+        let row = taibai::db::functions::find(db.reader(), &FunctionId::from(function), &Scope::All).await;
+        row.unwrap().unwrap().trust_id
+    }
+
+    async fn is_valid(&self, trust: &TrustId) -> bool {
+        self.cloud.ours().keystone.trust_token(trust, None).await.is_ok()
+    }
+}
+
+fn id(view: &Value) -> &str {
+    view["id"].as_str().unwrap()
+}
+
+async fn put(swift: &Swift, container: &str, object: &str, bytes: Vec<u8>) {
+    let length = bytes.len() as u64;
+    let content = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(bytes))]);
+    swift.put_object(container, object, content, length, None).await.unwrap();
+}
+
+fn greeting(text: &str) -> Vec<u8> {
+    let source = format!("def main(name='World', **kwargs):\n    return '{text}, %s' % name\n");
+    zip_of(&[("hello.py", source.as_bytes())])
+}
+
+const STORES: &str = r"
+import swiftclient
+
+session = None
+
+def main(container, text, context):
+    # A session that is kept goes on working in later executions.
+    global session
+    session = session or context['os_session']
+    swift = swiftclient.Connection(session=session, os_options={'region_name': 'RegionOne'})
+    swift.put_container(container)
+    swift.put_object(container, 'said', text)
+    return swift.get_object(container, 'said')[1].decode()
+";
+
+#[tokio::test]
+async fn a_function_uses_swift_in_the_name_of_its_owner_and_its_trust_ends_with_it() {
+    let site = Site::start(&[]).await;
+    let (demo, alt) = (site.token("demo").await, site.token("alt_demo").await);
+    let created = site.create(&demo, STORES).await;
+    assert_eq!((&created["os_session"], &created["os_session_reason"]), (&json!(true), &Value::Null));
+    let function = id(&created);
+    let container = format!("tenants-{}", std::process::id());
+    let say = |text: &str| json!({"container": container, "text": text}).to_string();
+
+    let done = site.service.execute(&demo, function, &say("first")).await;
+    assert_eq!((&done["status"], output(&done)), (&json!("success"), json!("first")), "{done}");
+    let owner = site.swift(&site.cloud.user("demo").await);
+    assert_eq!(owner.head_object(&container, "said").await.unwrap().bytes, 5);
+    // The same names in the account of another are nothing.
+    let other = site.swift(&site.cloud.user("alt_demo").await);
+    assert!(other.head_object(&container, "said").await.is_err());
+    let body = json!({"function_id": function, "input": say("stolen")});
+    assert_eq!(site.service.ask(&alt, "POST", "/v1/executions", Some(body)).await.status, 404);
+
+    // Replacing the worker that was bound is no part of a warm call.
+    let pool = format!("/v1/runtimes/{}/pool", site.runtime);
+    eventually("the pool is full again", async || {
+        let answer = site.service.ask(&site.admin, "GET", &pool, None).await.expect(200);
+        answer["capacity"]["available"] == 1
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let names = ["taibai_docker_calls_total", "taibai_keystone_calls_total", "taibai_commits_total"];
+    let mut before = Vec::new();
+    for name in names {
+        before.push(site.service.metric(name).await);
+    }
+    for number in 0..10 {
+        let text = format!("call {number}");
+        let done = site.service.execute(&demo, function, &say(&text)).await;
+        assert_eq!((&done["status"], output(&done)), (&json!("success"), json!(text)), "{done}");
+    }
+    let mut used = Vec::new();
+    for (name, before) in names.iter().zip(before) {
+        used.push(site.service.metric(name).await - before);
+    }
+    assert_eq!((used[0], used[1]), (0.0, 0.0), "calls to Docker and to Keystone");
+    // These are long enough for their beginning to be written before their end is.
+    assert!(used[2] <= 20.0, "{} commits for 10 calls of some ten milliseconds", used[2]);
+
+    let trust = site.trust_of(function).await.unwrap();
+    assert!(site.is_valid(&trust).await);
+    site.service.ask(&demo, "DELETE", &format!("/v1/functions/{function}"), None).await.expect(204);
+    eventually("the trust ends", async || !site.is_valid(&trust).await).await;
+    let log = site.service.log();
+    assert!(!log.contains(&demo) && !log.contains(&site.cloud.account("taibai").auth.password));
+    site.service.stop_clean().await;
+}
+
+#[tokio::test]
+async fn a_token_that_a_service_refuses_is_replaced_for_the_next_call() {
+    let site = Site::start(&[]).await;
+    let demo = site.token("demo").await;
+    let source = r"
+import swiftclient
+def token(context):
+    return context['os_session'].get_token()
+def account(context):
+    swift = swiftclient.Connection(session=context['os_session'], os_options={'region_name': 'RegionOne'}, retries=0)
+    return int(swift.head_account()['x-account-container-count'])
+";
+    let fields = [("entry", "main.token"), ("timeout", "20")];
+    let answer = site.service.create_function(&demo, &site.runtime, &package(source), &fields).await;
+    let tokens = id(&answer.expect(201)).to_owned();
+    let path = format!("/v1/functions/{tokens}");
+    let first = output(&site.service.execute(&demo, &tokens, "").await);
+    // A token that is only seconds old is not believed to be refused.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    site.cloud.revoke(&taibai::model::Token::new(first.as_str().unwrap())).await;
+
+    site.service.ask(&demo, "PUT", &path, Some(json!({"entry": "main.account"}))).await.expect(200);
+    let refused = site.service.execute(&demo, &tokens, "").await;
+    assert_eq!(refused["status"], "failed", "the token is revoked: {refused}");
+    let done = site.service.execute(&demo, &tokens, "").await;
+    assert_eq!(done["status"], "success", "{done}");
+    site.service.stop_clean().await;
+}
+
+#[tokio::test]
+async fn code_in_swift_is_fetched_and_followed_and_what_cannot_be_run_is_told() {
+    let site =
+        Site::start(&[("engine.object_check_interval", "1s"), ("storage.max_package_bytes", "200000")]).await;
+    let demo = site.token("demo").await;
+    let swift = site.swift(&site.cloud.user("demo").await);
+    let container = format!("code-{}", std::process::id());
+    swift.ensure_container(&container).await.unwrap();
+    put(&swift, &container, "dir/hello.zip", greeting("Hello")).await;
+    put(&swift, &container, "text", b"no zip at all".to_vec()).await;
+    put(&swift, &container, "large", vec![7; 300_000]).await;
+
+    let refused = [
+        (container.as_str(), "missing", "There is no object"),
+        ("no-such-container", "dir/hello.zip", "There is no object"),
+        (container.as_str(), "large", "at most 200000 are allowed"),
+        (container.as_str(), "", "Both container and object must be provided"),
+    ];
+    for (container, object, words) in refused {
+        let answer = site.create_in_swift(&demo, container, object).await.expect(400);
+        assert!(answer["faultstring"].as_str().unwrap().contains(words), "{answer}");
+    }
+    // The names are looked up in the caller's own account.
+    let alt = site.token("alt_demo").await;
+    assert_eq!(site.create_in_swift(&alt, &container, "dir/hello.zip").await.status, 400);
+
+    let created = site.create_in_swift(&demo, &container, "dir/hello.zip").await.expect(201);
+    let function = id(&created);
+    let path = format!("/v1/functions/{function}");
+    assert_eq!(created["code"]["swift"], json!({"container": container, "object": "dir/hello.zip"}));
+    assert_eq!(output(&site.service.execute(&demo, function, "").await), "Hello, World");
+    let downloaded = site.service.ask(&demo, "GET", &format!("{path}?download=true"), None).await;
+    assert_eq!((downloaded.status, downloaded.bytes), (200, greeting("Hello")));
+
+    // An object that is written anew is noticed while the old code still answers.
+    put(&swift, &container, "dir/hello.zip", greeting("Welcome")).await;
+    eventually("the new content runs", async || {
+        let done = site.service.execute(&demo, function, "").await;
+        assert_eq!(done["status"], "success", "{done}");
+        output(&done) == "Welcome, World"
+    })
+    .await;
+
+    // Another object, of the same container.
+    put(&swift, &container, "other.zip", greeting("Goodbye")).await;
+    let code = json!({"source": "swift", "swift": {"object": "other.zip"}});
+    let updated = site.service.ask(&demo, "PUT", &path, Some(json!({"code": code}))).await.expect(200);
+    assert_eq!(updated["code"]["swift"], json!({"container": container, "object": "other.zip"}));
+    let shown = site.service.ask(&demo, "GET", &path, None).await.expect(200);
+    assert_eq!(shown["code"], updated["code"], "it is stored");
+    assert_eq!(output(&site.service.execute(&demo, function, "").await), "Goodbye, World");
+
+    swift.delete_object(&container, "other.zip").await.unwrap();
+    let mut ended = Value::Null;
+    eventually("the object is missed", async || {
+        ended = site.service.execute(&demo, function, "").await;
+        ended["status"] == "error"
+    })
+    .await;
+    let why = |ended: &Value| result(ended)["detail"].as_str().unwrap().to_owned();
+    assert_eq!(result(&ended)["reason"], "preparation");
+    assert!(why(&ended).contains("other.zip is not there"), "{ended}");
+
+    let created = site.create_in_swift(&demo, &container, "text").await.expect(201);
+    let ended = site.service.execute(&demo, id(&created), "").await;
+    assert_eq!(ended["status"], "error");
+    assert!(why(&ended).contains("the package is no zip file"), "{ended}");
+    site.service.stop_clean().await;
+}
+
+const WHO: &str = r"
+def main(context):
+    session = context['os_session']
+    return session and session.get_user_id()
+";
+
+#[tokio::test]
+async fn whose_token_cannot_delegate_still_has_functions_and_is_told_what_they_lack() {
+    let site = Site::start(&[]).await;
+    let delegated = site.cloud.application_credential(None).await.expose().to_owned();
+    let created = site.create(&delegated, WHO).await;
+    assert_eq!(created["os_session"], false);
+    let reason = created["os_session_reason"].as_str().unwrap();
+    assert!(reason.contains("application credential"), "{reason}");
+    let function = id(&created);
+    let done = site.service.execute(&delegated, function, "").await;
+    assert_eq!((&done["status"], output(&done)), (&json!("success"), Value::Null));
+    let answer = site.create_in_swift(&delegated, "c", "o").await.expect(400);
+    assert!(answer["faultstring"].is_string());
+
+    // The same user with a token of its own gives it a session.
+    let demo = site.cloud.user("demo").await;
+    let path = format!("/v1/functions/{function}");
+    let body = Some(json!({"entry": "main.main"}));
+    let updated = site.service.ask(demo.token.expose(), "PUT", &path, body).await.expect(200);
+    assert_eq!((&updated["os_session"], &updated["os_session_reason"]), (&json!(true), &Value::Null));
+    let done = site.service.execute(demo.token.expose(), function, "").await;
+    assert_eq!(output(&done), demo.info.user_id.as_str());
+    site.service.stop_clean().await;
+}
+
+#[tokio::test]
+async fn who_changes_the_code_lends_its_own_rights_for_as_long_as_it_has_them() {
+    let site = Site::start(&[]).await;
+    let demo = site.cloud.user("demo").await;
+    let created = site.create(demo.token.expose(), WHO).await;
+    let function = id(&created);
+    let path = format!("/v1/functions/{function}");
+    let run = async |who: &str| site.service.execute(who, function, "").await;
+    assert_eq!(output(&run(demo.token.expose()).await), demo.info.user_id.as_str());
+    let first = site.trust_of(function).await.unwrap();
+
+    // Another member of the project: renaming is no code, the entry is.
+    let guest = site.cloud.guest("demo").await;
+    let rename = Some(json!({"name": "renamed", "timeout": 30}));
+    site.service.ask(guest.token.expose(), "PUT", &path, rename).await.expect(200);
+    assert_eq!(site.trust_of(function).await.as_ref(), Some(&first));
+    let entry = Some(json!({"entry": "main.main"}));
+    site.service.ask(guest.token.expose(), "PUT", &path, entry.clone()).await.expect(200);
+    let second = site.trust_of(function).await.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(output(&run(demo.token.expose()).await), guest.user.info.user_id.as_str());
+    eventually("the first trust ends", async || !site.is_valid(&first).await).await;
+
+    // An administrator of another project runs nothing in the owner's name.
+    let by_admin = site.service.ask(&site.admin, "PUT", &path, entry.clone()).await.expect(200);
+    assert_eq!(by_admin["os_session"], false);
+    assert_eq!(output(&run(demo.token.expose()).await), Value::Null);
+
+    // Who has left the project lends nothing any more.
+    site.service.ask(guest.token.expose(), "PUT", &path, entry.clone()).await.expect(200);
+    guest.leave(&site.cloud).await;
+    let detach = format!("{path}/detach");
+    site.service.ask(&site.admin, "POST", &detach, None).await;
+    let mut ended = Value::Null;
+    eventually("the trust is no good", async || {
+        ended = run(demo.token.expose()).await;
+        ended["status"] == "error"
+    })
+    .await;
+    let detail = result(&ended)["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("The function's trust is no longer valid"), "{detail}");
+    site.service.ask(demo.token.expose(), "PUT", &path, entry).await.expect(200);
+    assert_eq!(output(&run(demo.token.expose()).await), demo.info.user_id.as_str());
+    site.service.stop_clean().await;
+}
