@@ -237,6 +237,9 @@ cargo_test_as_root() {
         cargo test --locked --workspace --test "$name" -- "$@"
 }
 
+# What the network of functions is made and tried with.
+ensure_network_tools() { ensure_packages nft=nftables ip=iproute2; }
+
 # --- Keystone and Swift ---------------------------------------------------------------------------
 
 CLOUD_STARTED=
