@@ -17,7 +17,24 @@ use taibai::engine::supervisor::Supervisor;
 use taibai::model::{RuntimeId, WorkerName};
 use taibai::orchestrator::{self, Network, Orchestrator, SlotLimits, WorkerSpec, call_counter};
 
+#[allow(dead_code, reason = "the tests use the rest")]
+#[path = "../tests/openstack/cloud.rs"]
+mod cloud;
+
+use cloud::Cloud;
+
 const FUNCTION: &str = "def main(name='World', **kwargs):\n    return 'Hello, ' + name\n";
+const USES_SESSION: &str = "
+import swiftclient
+swift = None
+def main(context, name='World', **kwargs):
+    global swift
+    swift = swift or swiftclient.Connection(session=context['os_session'], os_options={'region_name': 'RegionOne'})
+    try:
+        swift.head_object('no-such-container', 'object')
+    except swiftclient.ClientException:
+        pass
+";
 const CPU_MILLIS: u32 = 2000;
 const UID_BASE: u32 = 1_950_000_000;
 
@@ -33,6 +50,7 @@ async fn main() {
     worker(&mut report, calls, starts).await;
     docker_run(&mut report, starts).await;
     service(&mut report, calls, starts).await;
+    cloud(&mut report, calls).await;
 
     report.write(&std::env::var("TAIBAI_BENCH_OUTPUT").unwrap_or_else(|_| "bench.json".to_owned()));
 }
@@ -99,7 +117,7 @@ async fn load(supervisor: &Supervisor) {
         digest: "d".to_owned(),
         limits: protocol::archive::Limits::default(),
     };
-    let package = futures_util::stream::iter([Ok(bytes::Bytes::from(package()))]);
+    let package = futures_util::stream::iter([Ok(bytes::Bytes::from(package(FUNCTION)))]);
     supervisor.load(&load, package, soon(30)).await.unwrap();
 }
 
@@ -126,21 +144,32 @@ async fn call(supervisor: &Supervisor, number: usize) {
 
 /// What Docker alone takes for the same image, with the same network: none.
 async fn docker_run(report: &mut Report, starts: usize) {
+    let dirs = tempfile::Builder::new().prefix("tbb").tempdir_in("/run").unwrap();
+    let image = connect(dirs.path()).await.inspect_image(&required("TAIBAI_TEST_IMAGE")).await;
+    let shim = image.unwrap().shim;
     let mut times = Vec::new();
     for _ in 0..starts {
         let begin = Instant::now();
         // The shim's own first words on its channel are what is waited for.
-        let script = "import socket, subprocess, sys\n\
+        let script = "import os, socket, subprocess, sys\n\
             ours, theirs = socket.socketpair()\n\
-            import os\n\
             os.dup2(theirs.fileno(), 3)\n\
-            subprocess.Popen(['/usr/bin/python3', '-I', '-u', '/opt/taibai/shim.py'], pass_fds=[3])\n\
+            subprocess.Popen(sys.argv[1:], pass_fds=[3])\n\
             ours.recv(100)\n\
             print('ready', flush=True)\n\
             os._exit(0)\n";
-        let image = required("TAIBAI_TEST_IMAGE");
         let mut child = Command::new("docker")
-            .args(["run", "--rm", "--network", "none", &image, "python3", "-c", script])
+            .args([
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                &required("TAIBAI_TEST_IMAGE"),
+                "python3",
+                "-c",
+                script,
+            ])
+            .args(&shim)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -157,7 +186,7 @@ async fn docker_run(report: &mut Report, starts: usize) {
 async fn service(report: &mut Report, calls: usize, starts: usize) {
     let dirs = tempfile::Builder::new().prefix("tbb").tempdir_in("/run").unwrap();
     let server = Server::start(dirs.path());
-    let client = Client { http: reqwest::Client::new(), url: server.url.clone() };
+    let client = Client::new(&server, None);
     let runtime = client.runtime().await;
     report.figure("memory of the service, idle", "MiB", resident_mib(server.child.id()));
     let function = client.function(&runtime).await;
@@ -188,7 +217,7 @@ async fn service(report: &mut Report, calls: usize, starts: usize) {
 
     let dirs = tempfile::Builder::new().prefix("tbb").tempdir_in("/run").unwrap();
     let server = Server::start_with(dirs.path(), &[("TAIBAI_ENGINE__POOL_SIZE", "0")]);
-    let client = Client { http: reqwest::Client::new(), url: server.url.clone() };
+    let client = Client::new(&server, None);
     let runtime = client.runtime().await;
     let mut misses = Vec::new();
     for _ in 0..starts {
@@ -198,6 +227,52 @@ async fn service(report: &mut Report, calls: usize, starts: usize) {
         client.workers_are_gone(&function).await;
     }
     report.times("cold call, empty pool", &misses);
+    server.stop();
+}
+
+/// The same with Keystone: a token that is known already, and a function that uses its session.
+async fn cloud(report: &mut Report, calls: usize) {
+    let cloud = Cloud::open();
+    let dirs = tempfile::Builder::new().prefix("tbb").tempdir_in("/run").unwrap();
+    let account = cloud.account("taibai");
+    let server = Server::start_with(
+        dirs.path(),
+        &[
+            ("TAIBAI_API__AUTH_STRATEGY", "keystone"),
+            ("TAIBAI_ENGINE__POOL_SIZE", "2"),
+            ("TAIBAI_KEYSTONE_AUTHTOKEN__AUTH_URL", cloud.auth_url()),
+            ("TAIBAI_KEYSTONE_AUTHTOKEN__USERNAME", &account.auth.username),
+            ("TAIBAI_KEYSTONE_AUTHTOKEN__PASSWORD", &account.auth.password),
+            ("TAIBAI_KEYSTONE_AUTHTOKEN__PROJECT_NAME", &account.auth.project_name),
+            ("TAIBAI_KEYSTONE_AUTHTOKEN__REGION_NAME", &account.region_name),
+            ("TAIBAI_NETWORK__MODE", "bridge"),
+            ("TAIBAI_NETWORK__BRIDGE_NAME", "tbbench"),
+            ("TAIBAI_NETWORK__SUBNET", "10.234.0.0/24"),
+        ],
+    );
+    let admin = Client::new(&server, Some(cloud.token("admin").await.expose()));
+    let demo = Client::new(&server, Some(cloud.token("demo").await.expose()));
+    let runtime = admin.runtime().await;
+    let plain = demo.function(&runtime).await;
+    for _ in 0..50 {
+        demo.execute(&plain).await;
+    }
+    let times = timed(calls, |_| demo.execute(&plain)).await;
+    report.times("warm synchronous call with a cached token, 1 client", &times);
+
+    let using = demo.function_of(&runtime, USES_SESSION).await;
+    for _ in 0..10 {
+        demo.execute(&using).await;
+    }
+    let times = timed(calls / 10, |_| demo.execute(&using)).await;
+    report.times("warm call that asks Swift once with os_session", &times);
+    let direct = cloud.user("demo").await;
+    let swift = cloud.ours().keystone.session(&direct, None).unwrap().swift();
+    let times = timed(calls / 10, |_| swift.head_object("no-such-container", "object")).await;
+    report.times("the same question to Swift from this machine", &times);
+    for function in [&plain, &using] {
+        demo.delete(function).await;
+    }
     server.stop();
 }
 
@@ -249,6 +324,15 @@ struct Client {
 }
 
 impl Client {
+    fn new(server: &Server, token: Option<&str>) -> Self {
+        let mut headers = reqwest::header::HeaderMap::new();
+        if let Some(token) = token {
+            headers.insert("x-auth-token", token.parse().unwrap());
+        }
+        let http = reqwest::Client::builder().no_proxy().default_headers(headers).build().unwrap();
+        Self { http, url: server.url.clone() }
+    }
+
     async fn json(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(body) = body {
@@ -274,6 +358,10 @@ impl Client {
     }
 
     async fn function(&self, runtime: &str) -> String {
+        self.function_of(runtime, FUNCTION).await
+    }
+
+    async fn function_of(&self, runtime: &str, source: &str) -> String {
         let boundary = "boundary-0123456789abcdef";
         let mut body = Vec::new();
         let cpu = CPU_MILLIS.to_string();
@@ -286,7 +374,7 @@ impl Client {
         }
         let head = "Content-Disposition: form-data; name=\"package\"; filename=\"main.zip\"";
         write!(body, "--{boundary}\r\n{head}\r\n\r\n").unwrap();
-        body.extend(package());
+        body.extend(package(source));
         write!(body, "\r\n--{boundary}--\r\n").unwrap();
         let request = self
             .http
@@ -383,10 +471,10 @@ fn resident_mib(pid: u32) -> f64 {
     line.unwrap_or(0.0) / 1024.0
 }
 
-fn package() -> Vec<u8> {
+fn package(source: &str) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     zip.start_file("main.py", zip::write::SimpleFileOptions::default()).unwrap();
-    zip.write_all(FUNCTION.as_bytes()).unwrap();
+    zip.write_all(source.as_bytes()).unwrap();
     zip.finish().unwrap().into_inner()
 }
 
