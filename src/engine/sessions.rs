@@ -278,3 +278,6 @@ fn read_certificates(file: &Path) -> Result<Option<String>, Source> {
         .map(Some)
         .map_err(|error| format!("[keystone_authtoken] cafile: {}: {error}", file.display()).into())
 }
+
+#[cfg(test)]
+mod tests;
