@@ -35,7 +35,7 @@ start_dockerd() {
     ensure_cgroups
     forget_dead dockerd /var/run/docker.pid
     forget_dead containerd /var/run/docker/containerd/containerd.pid
-    DOCKER_WAS_MOUNTED=$(grep ' /var/lib/docker ' /proc/self/mounts || true)
+    DOCKER_WAS_MOUNTED=$(grep -E ' /(var/lib|run)/docker[ /]' /proc/self/mounts || true)
     # shellcheck disable=SC2016
     as_root setsid bash -c 'echo $$ >"$1"; exec dockerd >"$2" 2>&1 </dev/null' dockerd "$DOCKERD_PID_FILE" "$DOCKERD_LOG" &
     until docker_answers; do
@@ -74,9 +74,12 @@ stop_docker() {
     stop_process "$DOCKERD_PID" 30 || return 1
     # What the engine itself leaves.
     as_root rm -f "$DOCKERD_PID_FILE" /run/docker/containerd/*.sock /run/docker/containerd/*.sock.ttrpc
-    if [ -z "$DOCKER_WAS_MOUNTED" ] && grep -q ' /var/lib/docker ' /proc/self/mounts; then
-        as_root umount /var/lib/docker
-    fi
+    local left
+    for left in /var/lib/docker /run/docker/netns/default; do
+        if ! grep -q " $left " <<<"$DOCKER_WAS_MOUNTED" && grep -q " $left " /proc/self/mounts; then
+            as_root umount "$left"
+        fi
+    done
     DOCKERD_PID=
 }
 

@@ -156,6 +156,7 @@ fn trusts(backend: Dialect) -> TableCreateStatement {
         .col(string_len(C::ProjectId, 80))
         .col(string_len(C::UserId, 80))
         .col(big_integer(C::CreatedAt))
+        .col(big_integer(C::DroppedAt))
         .take()
 }
 
@@ -405,6 +406,7 @@ enum Trusts {
     ProjectId,
     UserId,
     CreatedAt,
+    DroppedAt,
 }
 
 #[derive(DeriveIden)]

@@ -10,7 +10,8 @@ use sea_orm::{
 use super::{Filter, Result, execution_logs, within};
 use crate::model::execution::{Column, Entity, Model};
 use crate::model::{
-    EngineId, ExecutionId, ExecutionStatus, Outcome, ProjectId, Scope, Timestamp, WorkerName, execution_log,
+    EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, ProjectId, Scope, Timestamp, WorkerName,
+    execution_log,
 };
 
 /// Rows of one INSERT; SQLite takes 32,766 values in a statement.
@@ -199,6 +200,14 @@ pub async fn list_running_of(db: &impl ConnectionTrait, engines: &[EngineId]) ->
 }
 
 /// How many executions of all projects are how far; a status without any is left out.
+/// Whether something of the function runs or is to run.
+pub async fn has_unended(db: &impl ConnectionTrait, function: &FunctionId) -> Result<bool> {
+    let unended = Entity::find()
+        .filter(Column::FunctionId.eq(function.clone()))
+        .filter(Column::Status.is_in([ExecutionStatus::Pending, ExecutionStatus::Running]));
+    Ok(unended.one(db).await?.is_some())
+}
+
 pub async fn count_by_status(db: &impl ConnectionTrait) -> Result<Vec<(ExecutionStatus, i64)>> {
     Ok(Entity::find()
         .select_only()

@@ -16,7 +16,17 @@ pub async fn find(db: &impl ConnectionTrait, id: &TrustId) -> Result<Option<Mode
     Ok(Entity::find_by_id(id.clone()).one(db).await?)
 }
 
-/// Trusts made before then that no function has, the oldest first.
+/// Says that a function has it no more.
+pub async fn drop_now(db: &impl ConnectionTrait, id: &TrustId) -> Result<()> {
+    Entity::update_many()
+        .col_expr(Column::DroppedAt, Expr::value(Timestamp::now()))
+        .filter(Column::Id.eq(id.clone()))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
+/// Trusts that no function has since then or longer, those first that wait longest.
 pub async fn list_unused(db: &impl ConnectionTrait, before: Timestamp, limit: u64) -> Result<Vec<Model>> {
     let used = Query::select()
         .column(function::Column::TrustId)
@@ -24,9 +34,9 @@ pub async fn list_unused(db: &impl ConnectionTrait, before: Timestamp, limit: u6
         .and_where(function::Column::TrustId.is_not_null())
         .to_owned();
     let unused = Entity::find()
-        .filter(Column::CreatedAt.lt(before))
+        .filter(Column::DroppedAt.lt(before))
         .filter(Expr::col(Column::Id).not_in_subquery(used));
-    Ok(unused.order_by_asc(Column::CreatedAt).limit(limit).all(db).await?)
+    Ok(unused.order_by_asc(Column::DroppedAt).limit(limit).all(db).await?)
 }
 
 /// Forgets a trust; `false` where it is forgotten already.
@@ -50,7 +60,8 @@ mod tests {
             id,
             project_id: project(),
             user_id: "u".to_owned(),
-            created_at: Timestamp(at),
+            created_at: Timestamp(0),
+            dropped_at: Timestamp(at),
         };
         let used = trust(function.trust_id.clone().unwrap(), 1);
         let older = trust("t2".into(), 2);
@@ -68,6 +79,8 @@ mod tests {
         functions::delete(&transaction, &function.id).await.unwrap();
         transaction.commit().await.unwrap();
         assert_eq!(list_unused(db.reader(), late, 1).await.unwrap(), std::slice::from_ref(&used));
+        drop_now(&db.writer(), &used.id).await.unwrap();
+        assert_eq!(list_unused(db.reader(), late, 1).await.unwrap(), std::slice::from_ref(&older));
         assert!(delete(&db.writer(), &used.id).await.unwrap());
         assert!(!delete(&db.writer(), &used.id).await.unwrap());
     }

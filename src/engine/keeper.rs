@@ -64,8 +64,8 @@ async fn create(core: Arc<Core>, spawn: Spawn) {
             keeper.core.pool.ready(id);
             keeper.serve().await;
         }
-        Err(why) => {
-            keeper.core.pool.failed(id, Step::Start, &why);
+        Err((step, why)) => {
+            keeper.core.pool.failed(id, step, &why);
             keeper.stop().await;
         }
     }
@@ -80,7 +80,7 @@ struct Keeper {
 
 impl Keeper {
     /// Starts the container and waits for its supervisor; else a sentence for the user.
-    async fn start(&mut self, image: &RuntimeImage) -> Result<(), String> {
+    async fn start(&mut self, image: &RuntimeImage) -> Result<(), (Step, String)> {
         let core = &self.core;
         let spec = WorkerSpec {
             name: self.worker.name.clone(),
@@ -102,14 +102,21 @@ impl Keeper {
                 // Looked up by its name again, where it may be another image by now.
                 core.pool.image_is_gone(&self.worker.runtime, &image.id);
             }
-            format!("The worker could not be started: {error}.")
+            (Step::Start, format!("The worker could not be started: {error}."))
         })?;
         let supervisor = Supervisor::new(started.socket);
-        let state = supervisor.wait_ready(Instant::now() + core.start_timeout).await.map_err(|error| {
+        let ready = tokio::select! {
+            ready = supervisor.wait_ready(Instant::now() + core.start_timeout) => ready,
+            () = core.orchestrator.ended(&self.worker.name) => {
+                tracing::warn!("a worker's container ended while it started");
+                return Err((Step::Ended, "The worker ended while it started.".to_owned()));
+            }
+        };
+        let state = ready.map_err(|error| {
             tracing::warn!(error = %Chain(&error), "a worker's supervisor does not answer");
-            format!("The worker did not become ready: {error}.")
+            (Step::Start, format!("The worker did not become ready: {error}."))
         })?;
-        check(&self.worker, &state, core.engine.function_concurrency)?;
+        check(&self.worker, &state, core.engine.function_concurrency).map_err(|why| (Step::Start, why))?;
         self.worker.connect(supervisor);
         Ok(())
     }

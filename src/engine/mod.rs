@@ -235,6 +235,8 @@ impl Engine {
         core.tasks.spawn(presence::keep(core.clone()));
         core.tasks.spawn(queue::run(core.clone()));
         core.tasks.spawn(code::watch(core.clone()));
+        let longest_run = Duration::from_secs(u64::try_from(config.resource_limits.max_timeout).unwrap_or(0));
+        core.tasks.spawn(trusts::keep(core.clone(), longest_run));
         if let Some(sessions) = &core.sessions {
             core.tasks.spawn(sessions.clone().keep(core.letting_go.clone()));
         }

@@ -71,6 +71,9 @@ pub enum Order {
 pub enum Step {
     /// The container or its supervisor: the next start of this runtime may fail too.
     Start,
+    /// The container ended while it started, be it that somebody ended it: those who wait get another,
+    /// after the same pause and not for ever.
+    Ended,
     /// The package could not be fetched or unpacked.
     Load,
     /// There is no such package.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::Core;
 use super::worker::{FunctionKey, WorkerState};
-use super::{Core, trusts};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::model::{RuntimeId, RuntimeStatus, Scope, runtime};
@@ -51,9 +51,6 @@ pub(super) async fn run(core: Arc<Core>) {
             full_at = Instant::now() + FULL;
             if let Err(error) = orphans(&core).await {
                 tracing::warn!(error = %Chain(&error), "containers could not be brought into step");
-            }
-            if let Err(error) = trusts::sweep(&core).await {
-                tracing::warn!(error = %Chain(&error), "trusts could not be looked up");
             }
             if let Err(error) = functions(&core).await {
                 tracing::warn!(error = %Chain(&error), "functions could not be looked up");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protocol::worker::{Attempt, End, Execute, ExecutionLimits, RefusalKind};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Core;
 use super::gateway::{NewExecution, Target};
@@ -81,16 +81,24 @@ impl Plan {
                 max_result_bytes: core.engine.max_result_bytes,
                 max_log_bytes: core.engine.max_log_bytes,
             },
-            trust: function.trust_id.clone(),
+            // A version is another's code as long as it has no trust of its own.
+            trust: function.trust_id.clone().filter(|_| target.version == 0),
         })
     }
 
-    /// What the function asks for by now, where that is another package: one that was uploaded while
-    /// the call waited takes the place of the one it was to run.
+    /// What the function asks for by now, where that is another package or another trust: what was
+    /// uploaded while the call waited takes the place of what it was to run.
     async fn renewed(&self, core: &Core) -> Result<Option<Self>> {
         let Some(function) = function_of(core, &self.key.function).await? else { return Ok(None) };
         let plan = Self::of(core, &Target { function, version: self.key.version }).await?;
-        Ok((plan.key != self.key).then_some(plan))
+        Ok((plan.key != self.key || plan.trust != self.trust).then_some(plan))
+    }
+
+    /// Becomes that; `false` where there is nothing newer.
+    async fn renew(&mut self, core: &Core) -> Result<bool> {
+        let Some(newer) = self.renewed(core).await? else { return Ok(false) };
+        *self = newer;
+        Ok(true)
     }
 
     fn timeout(&self) -> Duration {
@@ -138,12 +146,21 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
     row.epoch = 1;
     let deadline = Instant::now() + core.engine.queue_timeout;
     let mut attempt = Attempt { execution: row.id.to_string(), epoch: row.epoch };
-    let mut tries = 0;
+    let (mut tries, mut renewals) = (0, 0);
     let (outcome, ran_on) = loop {
         let asked = Instant::now();
-        let lease = core.pool.lease(&plan.key, &plan.runtime, deadline);
-        let (lease, session) = tokio::join!(lease, session_for(core, &plan, row.request_id.as_deref()));
-        let lease = match lease {
+        let session = match session_for(core, &plan, row.request_id.as_deref(), deadline).await {
+            Ok(session) => session,
+            Err(sessions::Error::Invalid) if renewals < TRIES && plan.renew(core).await? => {
+                renewals += 1;
+                continue;
+            }
+            Err(error) => {
+                tracing::info!(error = %Chain(&error), "a function gets no session");
+                break (Outcome::error(Reason::Preparation, &error.to_string()), None);
+            }
+        };
+        let lease = match core.pool.lease(&plan.key, &plan.runtime, deadline).await {
             Ok(lease) => lease,
             Err(error @ (pool::Error::Full | pool::Error::Closed)) => {
                 return Err(Error::Busy(error.to_string()));
@@ -154,18 +171,8 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
             Err(pool::Error::Preparation(why)) => {
                 break (Outcome::error(Reason::Preparation, &why), None);
             }
-            Err(error @ pool::Error::Missing) => match plan.renewed(core).await? {
-                Some(newer) => {
-                    plan = newer;
-                    continue;
-                }
-                None => break (Outcome::error(Reason::Preparation, &error.to_string()), None),
-            },
-        };
-        let session = match session {
-            Ok(session) => session,
-            Err(error) => {
-                tracing::info!(error = %Chain(&error), "a function gets no session");
+            Err(pool::Error::Missing) if plan.renew(core).await? => continue,
+            Err(error @ pool::Error::Missing) => {
                 break (Outcome::error(Reason::Preparation, &error.to_string()), None);
             }
         };
@@ -229,9 +236,22 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
         }
     };
     let asked = Instant::now();
-    let lease = core.pool.lease(&plan.key, &plan.runtime, asked + core.engine.queue_timeout);
-    let (lease, session) = tokio::join!(lease, session_for(core, &plan, row.request_id.as_deref()));
-    let lease = match lease {
+    let deadline = asked + core.engine.queue_timeout;
+    // First, so that no slot waits for Keystone.
+    let session = match session_for(core, &plan, row.request_id.as_deref(), deadline).await {
+        Ok(session) => session,
+        Err(error @ sessions::Error::Invalid) => {
+            return match plan.renewed(core).await {
+                Ok(None) => dismiss(core, &row, &error.to_string()).await,
+                Ok(Some(_)) | Err(_) => later,
+            };
+        }
+        Err(error) => {
+            tracing::warn!(execution.id = %row.id, error = %Chain(&error), "a function gets no session yet");
+            return later;
+        }
+    };
+    let lease = match core.pool.lease(&plan.key, &plan.runtime, deadline).await {
         Ok(lease) => lease,
         Err(pool::Error::Preparation(why)) => return dismiss(core, &row, &why).await,
         Err(error @ pool::Error::Missing) => match plan.renewed(core).await {
@@ -239,14 +259,6 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
             Ok(Some(_)) | Err(_) => return later,
         },
         Err(pool::Error::Full | pool::Error::TimedOut | pool::Error::Closed) => return later,
-    };
-    let session = match session {
-        Ok(session) => session,
-        Err(error @ sessions::Error::Invalid) => return dismiss(core, &row, &error.to_string()).await,
-        Err(error) => {
-            tracing::warn!(execution.id = %row.id, error = %Chain(&error), "a function gets no session yet");
-            return later;
-        }
     };
     core.observe_lease(lease.start(), asked.elapsed());
     let claim = Claim {
@@ -440,10 +452,13 @@ async fn session_for(
     core: &Core,
     plan: &Plan,
     request_id: Option<&str>,
+    deadline: Instant,
 ) -> Result<Option<Arc<Session>>, sessions::Error> {
-    match (&core.sessions, &plan.trust) {
-        (Some(sessions), Some(trust)) => sessions.get(trust, plan.timeout(), request_id).await.map(Some),
-        _ => Ok(None),
+    let (Some(sessions), Some(trust)) = (&core.sessions, &plan.trust) else { return Ok(None) };
+    let session = sessions.get(trust, plan.timeout(), request_id);
+    match timeout_at(deadline, session).await {
+        Ok(session) => session.map(Some),
+        Err(_) => Err(sessions::Error::TimedOut),
     }
 }
 

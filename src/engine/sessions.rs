@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,9 +32,11 @@ const HOT: Duration = Duration::from_secs(900);
 /// A token is no older than this when it is believed that a service refused it. The function says
 /// so, which may say it each time.
 const PROBATION: Duration = Duration::from_secs(10);
+/// A trust that is no good is taken for that without asking again.
+const VERDICT: Duration = Duration::from_secs(15);
 
 /// Why a function gets no session. The text is for the user.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Another try will not help.
     #[error(
@@ -43,7 +46,9 @@ pub enum Error {
     Invalid,
     /// Another try may.
     #[error("No token could be got for the function: {0}.")]
-    Unavailable(#[source] openstack::Error),
+    Unavailable(#[source] Arc<openstack::Error>),
+    #[error("No token could be got for the function in time.")]
+    TimedOut,
 }
 
 /// What an execution gets.
@@ -65,9 +70,18 @@ impl Session {
         (self.expires_at() - Utc::now()).to_std().unwrap_or_default()
     }
 
+    fn life(&self) -> Duration {
+        (self.expires_at() - self.got_at).to_std().unwrap_or_default()
+    }
+
     fn wants_renewal(&self) -> bool {
-        let life = (self.expires_at() - self.got_at).to_std().unwrap_or_default();
-        self.left() < RENEWAL.min(life / 2)
+        self.left() < RENEWAL.min(self.life() / 2)
+    }
+
+    /// Lasts for a function that may run this long. A cloud whose tokens live shorter than that has
+    /// none that does, so one in the first half of its life will do.
+    fn outlives(&self, time: Duration) -> bool {
+        self.left() >= (time + MARGIN).min(self.life() / 2)
     }
 }
 
@@ -93,6 +107,10 @@ struct Settings {
 
 struct Held {
     session: Mutex<Option<Arc<Session>>>,
+    /// A service refused the session, as a function says.
+    suspect: AtomicBool,
+    /// Why none could be got, and when that was known.
+    failed: Mutex<Option<(Instant, Error)>>,
     used: Mutex<Instant>,
     /// One token at a time is asked for.
     minting: tokio::sync::Mutex<()>,
@@ -105,10 +123,25 @@ impl Held {
 
     fn set(&self, session: Option<Arc<Session>>) {
         *self.session.lock().expect("no panic while it is held") = session;
+        self.suspect.store(false, Ordering::Relaxed);
     }
 
-    fn lasting(&self, time: Duration) -> Option<Arc<Session>> {
-        self.session().filter(|session| session.left() >= time)
+    fn good(&self, time: Duration) -> Option<Arc<Session>> {
+        let trusted = !self.suspect.load(Ordering::Relaxed);
+        self.session().filter(|session| trusted && session.outlives(time))
+    }
+
+    /// A failure that is known since then, or that another try would only repeat.
+    fn failure(&self, since: Instant) -> Option<Error> {
+        let failed = self.failed.lock().expect("no panic while it is held").clone();
+        let (at, error) = failed?;
+        let repeats = matches!(error, Error::Invalid) && at.elapsed() < VERDICT;
+        (at >= since || repeats).then_some(error)
+    }
+
+    fn note_failure(&self, failure: Option<Error>) {
+        *self.failed.lock().expect("no panic while it is held") =
+            failure.map(|error| (Instant::now(), error));
     }
 
     fn idle(&self) -> Duration {
@@ -144,18 +177,24 @@ impl Sessions {
         request_id: Option<&str>,
     ) -> Result<Arc<Session>, Error> {
         let held = self.held(trust);
-        if let Some(session) = held.lasting(time + MARGIN) {
+        if let Some(session) = held.good(time) {
             return Ok(session);
         }
+        let asked = Instant::now();
         let _alone = held.minting.lock().await;
-        if let Some(session) = held.lasting(time + MARGIN) {
+        if let Some(session) = held.good(time) {
             return Ok(session);
         }
-        match self.mint(&held, trust, request_id).await {
-            // However short a token of this cloud lives, there is no longer one.
-            Ok(session) => Ok(session),
-            Err(error @ Error::Unavailable(_)) => held.lasting(time).ok_or(error),
-            Err(error) => Err(error),
+        // Who waited for another's answer has it, be it a failure.
+        let got = match held.failure(asked) {
+            Some(error) => Err(error),
+            None => self.mint(&held, trust, request_id).await,
+        };
+        match got {
+            Err(error @ Error::Unavailable(_)) => {
+                held.session().filter(|session| session.left() >= time).ok_or(error)
+            }
+            got => got,
         }
     }
 
@@ -165,7 +204,7 @@ impl Sessions {
         let held = self.held(trust);
         if old && held.session().is_some_and(|current| Arc::ptr_eq(&current, session)) {
             tracing::info!(trust.id = %trust, "a token was refused; the next call gets another");
-            held.set(None);
+            held.suspect.store(true, Ordering::Relaxed);
         }
     }
 
@@ -184,6 +223,12 @@ impl Sessions {
             };
             for (trust, held) in due {
                 let _alone = held.minting.lock().await;
+                if stop.is_cancelled() {
+                    return;
+                }
+                if !held.session().is_some_and(|session| session.wants_renewal()) {
+                    continue;
+                }
                 if let Err(error) = self.mint(&held, &trust, None).await {
                     tracing::warn!(trust.id = %trust, error = %Chain(&error), "a token was not renewed");
                 }
@@ -195,6 +240,8 @@ impl Sessions {
         let mut all = self.shared.held.lock().expect("no panic while it is held");
         let held = all.entry(trust.clone()).or_insert_with(|| {
             Arc::new(Held {
+                suspect: AtomicBool::new(false),
+                failed: Mutex::default(),
                 session: Mutex::default(),
                 used: Mutex::new(Instant::now()),
                 minting: <_>::default(),
@@ -211,17 +258,21 @@ impl Sessions {
         request_id: Option<&str>,
     ) -> Result<Arc<Session>, Error> {
         let got_at = Utc::now();
-        let token = match self.shared.keystone.trust_token(trust, request_id).await {
-            Ok(token) => token,
+        let error = match self.shared.keystone.trust_token(trust, request_id).await {
+            Ok(token) => {
+                let session = Arc::new(self.shared.settings.session(token, got_at));
+                held.set(Some(session.clone()));
+                held.note_failure(None);
+                return Ok(session);
+            }
             Err(openstack::Error::NotFound | openstack::Error::Forbidden { .. }) => {
                 held.set(None);
-                return Err(Error::Invalid);
+                Error::Invalid
             }
-            Err(error) => return Err(Error::Unavailable(error)),
+            Err(error) => Error::Unavailable(Arc::new(error)),
         };
-        let session = Arc::new(self.shared.settings.session(token, got_at));
-        held.set(Some(session.clone()));
-        Ok(session)
+        held.note_failure(Some(error.clone()));
+        Err(error)
     }
 }
 

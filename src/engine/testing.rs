@@ -31,6 +31,8 @@ impl Orchestrator for NoContainers {
         Err(Error::Unavailable("there is none".into()))
     }
 
+    async fn ended(&self, _: &WorkerName) {}
+
     async fn stop(&self, _: &WorkerName) -> Result<(), Error> {
         Ok(())
     }

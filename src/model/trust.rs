@@ -12,6 +12,8 @@ pub struct Model {
     /// Who delegated.
     pub user_id: String,
     pub created_at: Timestamp,
+    /// Since when no function has it, where none has.
+    pub dropped_at: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]

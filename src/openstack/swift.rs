@@ -172,6 +172,10 @@ fn info(headers: &HeaderMap) -> Result<ObjectInfo> {
 }
 
 fn etag(headers: &HeaderMap) -> Option<String> {
+    // Of an object in segments it is that of their list.
+    if ["x-static-large-object", "x-object-manifest"].iter().any(|name| headers.contains_key(*name)) {
+        return None;
+    }
     let etag = headers.get(ETAG)?.to_str().ok()?;
     Some(etag.trim_matches('"').to_owned())
 }

@@ -85,7 +85,7 @@ impl Keystone {
         let Some(project_id) = &info.project_id else { return Err(TrustError::NoProject) };
         let delegated: Vec<_> = roles
             .iter()
-            .filter(|role| *role != "admin" && info.roles.contains(role))
+            .filter(|role| !role.eq_ignore_ascii_case("admin") && info.roles.contains(role))
             .map(|role| json!({"name": role}))
             .collect();
         if delegated.is_empty() {

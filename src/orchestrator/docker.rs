@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use bollard::errors::Error as DockerError;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
 };
+use futures_util::StreamExt;
 use prometheus::{IntCounterVec, Opts};
 use protocol::worker::PARENT_UID;
 use tokio::sync::OwnedMutexGuard;
@@ -135,6 +137,14 @@ impl Orchestrator for Docker {
     async fn start(&self, spec: &WorkerSpec) -> Result<StartedWorker, Error> {
         let (shared, spec) = (self.shared.clone(), spec.clone());
         finish("starting a worker", async move { shared.start(&spec).await }).await
+    }
+
+    async fn ended(&self, name: &WorkerName) {
+        let name = container::name(&self.shared.deployment, name);
+        let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+        let mut waiting = self.shared.call("wait").wait_container(&name, Some(options));
+        // One answer, or an error: both say that there is no more to wait for.
+        let _ = waiting.next().await;
     }
 
     async fn stop(&self, name: &WorkerName) -> Result<(), Error> {

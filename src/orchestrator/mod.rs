@@ -28,6 +28,9 @@ pub trait Orchestrator: Send + Sync + 'static {
     /// where the future is dropped early, and may leave a container behind; `list` shows it.
     async fn start(&self, spec: &WorkerSpec) -> Result<StartedWorker, Error>;
 
+    /// Waits until a container no longer runs. Returns too where that cannot be known any more.
+    async fn ended(&self, name: &WorkerName);
+
     /// Removes a container and whatever else there is of the worker on this machine. Removing one that
     /// is gone already succeeds, and so do two removals at once.
     async fn stop(&self, name: &WorkerName) -> Result<(), Error>;

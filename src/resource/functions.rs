@@ -191,12 +191,19 @@ impl Functions {
     ) -> Result<function::Model> {
         self.check(&input)?;
         let code = input.code.take();
-        let runs_other_code = code.is_some() || input.package.is_some() || input.entry.is_some();
-        let code_changes = runs_other_code || input.cpu.is_some() || input.memory_size.is_some();
+        let code_changes = code.is_some()
+            || input.package.is_some()
+            || input.entry.is_some()
+            || input.cpu.is_some()
+            || input.memory_size.is_some();
         let current = self.get(caller, id).await?;
         if code_changes {
             self.check_may_change(&current, code.as_ref()).await?;
         }
+        // An upload is meant, be it of the same bytes; clients send the entry along with a new name.
+        let uploads = input.package.is_some() || code.as_ref().is_some_and(|code| code.contains_key("swift"));
+        let runs_other_code =
+            uploads || input.entry.as_ref().is_some_and(|new| current.entry.as_ref() != Some(new));
         let new = self.new_code(caller, &current, code.as_ref(), input.package.take()).await?;
         let delegation = if runs_other_code { self.delegate_anew(caller, &current).await? } else { None };
         let held = self.packages.hold().await;
@@ -208,18 +215,26 @@ impl Functions {
         let tx = self.db.begin().await?;
         let row = db::functions::find_for_update(&tx, id, &caller.scope()).await?;
         let before = row.ok_or_else(|| Error::not_found("Function", id))?;
+        // What was decided was decided of this code, and of who lent it a session.
+        if runs_other_code && identity_of(&before) != identity_of(&current) {
+            return Err(Error::Conflict(
+                "The function was changed by another request meanwhile; look at it and try again.".to_owned(),
+            ));
+        }
         // Again, and in the transaction: a job may have come while the package was kept.
         if code_changes && db::functions::has_live_jobs(&tx, id).await? {
             return Err(live_jobs());
         }
         let row = db::functions::update(&tx, change(id, input, new, delegation)).await?;
         let row = row.ok_or_else(|| Error::not_found("Function", id))?;
+        let dropped = before.trust_id.clone().filter(|_| before.trust_id != row.trust_id);
+        if let Some(trust) = &dropped {
+            db::trusts::drop_now(&tx, trust).await?;
+        }
         tx.commit().await?;
         drop(held);
 
-        let runs_as = |row: &function::Model| {
-            (row.digest(), row.code.clone(), row.entry.clone(), row.cpu, row.memory_size)
-        };
+        let runs_as = |row: &function::Model| (identity_of(row), row.cpu, row.memory_size);
         if runs_as(&before) != runs_as(&row) {
             self.release(id, 0).await;
         }
@@ -228,10 +243,8 @@ impl Functions {
         {
             self.packages.forget(&self.db, digest).await;
         }
-        if before.trust_id != row.trust_id
-            && let Some(trust) = &before.trust_id
-        {
-            self.trusts.end_soon(trust);
+        if let Some(trust) = &dropped {
+            self.trusts.end_soon(id, trust);
         }
         Ok(row)
     }
@@ -250,8 +263,8 @@ impl Functions {
         }
     }
 
-    /// Whoever has a function run other code lends it its own rights: nobody's are used for code of
-    /// another's. `None` where they are the caller's already.
+    /// Whoever has a function run other code lends it its own rights, with the token at hand: nobody's
+    /// are used for code of another's, nor more than this token has. `None` where there is nothing to lend.
     async fn delegate_anew(&self, caller: &Caller, current: &function::Model) -> Result<Option<Delegation>> {
         let source = source_of(current)?;
         if source == Source::Image || self.trusts.keystone().is_none() {
@@ -264,11 +277,6 @@ impl Functions {
                 )),
                 _ => Ok(Some(Delegation::of_another_project())),
             };
-        }
-        if let Some(trust) = &current.trust_id
-            && self.trusts.user_of(trust).await?.as_ref() == Some(&caller.user_id)
-        {
-            return Ok(None);
         }
         self.delegate(caller, source).await.map(Some)
     }
@@ -294,10 +302,13 @@ impl Functions {
         }
         let versions = db::versions::list(&tx, id).await?;
         db::functions::delete(&tx, id).await?;
+        if let Some(trust) = &row.trust_id {
+            db::trusts::drop_now(&tx, trust).await?;
+        }
         tx.commit().await?;
 
         if let Some(trust) = &row.trust_id {
-            self.trusts.end_soon(trust);
+            self.trusts.end_soon(id, trust);
         }
         let mut digests: Vec<_> = row.package_digest.into_iter().collect();
         self.release(id, 0).await;
@@ -416,6 +427,11 @@ fn change(
         change.timeout = Set(timeout);
     }
     change
+}
+
+/// What a function runs, and in whose name.
+fn identity_of(row: &function::Model) -> impl PartialEq + use<> {
+    (row.digest(), row.code.clone(), row.entry.clone(), row.trust_id.clone())
 }
 
 fn live_jobs() -> Error {

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::db::{self, Db};
 use crate::engine::trusts::end;
 use crate::error::{Error, Result};
-use crate::model::{Caller, Timestamp, TrustId, trust};
+use crate::model::{Caller, FunctionId, Timestamp, TrustId, trust};
 use crate::openstack::{Keystone, TrustError};
 use crate::telemetry::Chain;
 
@@ -52,6 +52,13 @@ impl Trusts {
     /// The trust is recorded before this returns. One that then gets no function, whatever the
     /// reason, is ended by the engine's reaper.
     pub async fn delegate(&self, caller: &Caller) -> Result<Delegation> {
+        let (this, caller) = (self.clone(), caller.clone());
+        // Who goes away in between would leave a trust that nobody knows of.
+        let delegating = tokio::spawn(async move { this.delegate_to_the_end(&caller).await });
+        delegating.await.map_err(Error::internal)?
+    }
+
+    async fn delegate_to_the_end(&self, caller: &Caller) -> Result<Delegation> {
         let (Some(keystone), Some(identity)) = (&self.keystone, &caller.identity) else {
             return Ok(Delegation::none("There is no OpenStack here to have a session with."));
         };
@@ -79,6 +86,8 @@ impl Trusts {
             project_id: caller.project_id.clone(),
             user_id: caller.user_id.clone(),
             created_at: Timestamp::now(),
+            // Until a function has it.
+            dropped_at: Timestamp::now(),
         };
         if let Err(error) = db::trusts::insert(&self.db.writer(), row).await {
             // Nothing would know of it.
@@ -90,17 +99,18 @@ impl Trusts {
         Ok(Delegation { trust: Some(id), reason: None })
     }
 
-    /// Who delegated.
-    pub async fn user_of(&self, id: &TrustId) -> Result<Option<String>> {
-        Ok(db::trusts::find(self.db.reader(), id).await?.map(|trust| trust.user_id))
-    }
-
-    /// Ends a trust that no function refers to any more, soon. Where that fails the reaper goes on.
-    pub fn end_soon(&self, id: &TrustId) {
+    /// Ends a trust that the function has had, if nothing of the function runs any more. Else, and
+    /// where that fails, the engine ends it once nothing can.
+    pub fn end_soon(&self, function: &FunctionId, id: &TrustId) {
         let Some(keystone) = self.keystone.clone() else { return };
-        let (db, id) = (self.db.clone(), id.clone());
+        let (db, function, id) = (self.db.clone(), function.clone(), id.clone());
         tokio::spawn(async move {
-            if let Err(error) = end(&db, &keystone, &id).await {
+            let ended = match db::executions::has_unended(db.reader(), &function).await {
+                Ok(true) => return,
+                Ok(false) => end(&db, &keystone, &id).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = ended {
                 tracing::warn!(trust.id = %id, error = %Chain(&error), "a trust is not ended yet");
             }
         });

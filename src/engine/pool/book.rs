@@ -169,7 +169,7 @@ impl Book {
         }
         let worker = entry.worker.clone();
         let function = entry.state.is_preparing().then(|| entry.state.function().cloned()).flatten();
-        if step == Step::Start {
+        if matches!(step, Step::Start | Step::Ended) {
             self.runtimes.failed(&worker.runtime, &worker.image_id, now);
         }
         if let Some(key) = function {
@@ -177,7 +177,8 @@ impl Book {
                 self.refusals.retain(|_, (until, _)| now < *until);
                 self.refusals.insert(key.clone(), (now + REFUSAL, why.to_owned()));
             }
-            if step != Step::Died || self.count_death(&key) >= DEATHS {
+            let again = matches!(step, Step::Died | Step::Ended);
+            if !again || self.count_death(&key) >= DEATHS {
                 let error = match step {
                     Step::Missing => Error::Missing,
                     _ => Error::Preparation(why.to_owned()),

@@ -4,6 +4,8 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::*;
 
 const SLOTS: u32 = 3;
+/// No pause is longer.
+const LONGEST: Duration = Duration::from_secs(60);
 
 fn key(project: &str, function: &str) -> Arc<FunctionKey> {
     Arc::new(FunctionKey {
@@ -201,6 +203,21 @@ fn calls_on_a_worker_that_died_get_another_but_not_for_ever() {
         assert_eq!(bench.answers().len(), usize::from(death == DEATHS), "death {death}");
     }
     assert_eq!(bench.live.len(), DEATHS as usize);
+}
+
+#[test]
+fn calls_on_a_worker_whose_container_ended_early_get_another_after_a_pause() {
+    let mut bench = Bench::new(9, 100);
+    let a = key("p", "a");
+    bench.call(&a).unwrap();
+    bench.pool.failed(bench.live[0].id, Step::Ended, "ended");
+    bench.collect();
+    assert_eq!((bench.answers().len(), bench.live.len()), (0, 1));
+    let later = Instant::now() + Duration::from_secs(1);
+    bench.pool.change(|book, effects| book.tick(later, effects));
+    bench.collect();
+    bench.settle();
+    assert_eq!(bench.leases().len(), 1);
 }
 
 #[test]
@@ -438,7 +455,7 @@ proptest! {
                     let id = bench.live[at % bench.live.len()].id;
                     let preparing = bench.state(id).is_some_and(|s| s.is_preparing() || s.is_unbound());
                     if preparing {
-                        let step = if at % 2 == 0 { Step::Load } else { Step::Died };
+                        let step = [Step::Load, Step::Died, Step::Ended][at % 3];
                         bench.pool.failed(id, step, "failed");
                     }
                 }
@@ -486,8 +503,11 @@ proptest! {
             prop_assert!(bench.pool.waiting() <= 12);
         }
         // Whatever happened, once executions end and nothing fails any more, nobody waits for ever.
+        let late = Instant::now() + LONGEST;
         for _ in 0..200 {
             held.clear();
+            bench.pool.change(|book, effects| book.tick(late, effects));
+            bench.collect();
             bench.settle();
             for (key, answer) in bench.answers() {
                 if let Ok(lease) = answer {

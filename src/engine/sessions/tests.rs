@@ -74,17 +74,32 @@ async fn get(sessions: &Sessions, time: u64) -> Result<Arc<Session>, Error> {
 #[tokio::test]
 async fn a_session_that_lasts_long_enough_is_had_without_asking() {
     let sessions = sessions();
-    let held = hold(&sessions, 0, 200);
+    let held = hold(&sessions, 600, 200);
     assert!(Arc::ptr_eq(&get(&sessions, 100).await.unwrap(), &held));
+    // Of tokens that live for a minute none lasts longer.
+    let short = hold(&sessions, 20, 40);
+    assert!(Arc::ptr_eq(&get(&sessions, 300).await.unwrap(), &short));
 }
 
 #[tokio::test]
 async fn while_nobody_answers_a_session_serves_as_long_as_it_lasts() {
     let sessions = sessions();
     assert!(matches!(get(&sessions, 1).await, Err(Error::Unavailable(_))));
-    let held = hold(&sessions, 0, 100);
+    let held = hold(&sessions, 600, 100);
     assert!(Arc::ptr_eq(&get(&sessions, 90).await.unwrap(), &held), "without the margin");
     assert!(matches!(get(&sessions, 110).await, Err(Error::Unavailable(_))), "it would end too soon");
+}
+
+#[tokio::test]
+async fn who_waits_for_an_answer_shares_it_and_a_trust_that_is_no_good_is_asked_for_seldom() {
+    let sessions = sessions();
+    let before = Instant::now();
+    assert!(get(&sessions, 1).await.is_err());
+    let held = sessions.held(&trust());
+    assert!(held.failure(before).is_some(), "for who came before it was known");
+    assert!(held.failure(Instant::now()).is_none(), "who comes later asks again");
+    held.note_failure(Some(Error::Invalid));
+    assert!(matches!(get(&sessions, 1).await, Err(Error::Invalid)));
 }
 
 #[tokio::test]
@@ -102,13 +117,15 @@ async fn a_refusal_is_believed_of_the_token_that_is_held_and_not_of_one_just_got
     let sessions = sessions();
     let new = hold(&sessions, 1, 3600);
     sessions.refused(&trust(), &new);
-    assert!(sessions.held(&trust()).session().is_some(), "who says so each time would ask Keystone each time");
+    assert!(get(&sessions, 60).await.is_ok(), "who says so each time would ask Keystone each time");
     let old = hold(&sessions, 60, 3600);
     let current = hold(&sessions, 60, 3600);
     sessions.refused(&trust(), &old);
-    assert!(sessions.held(&trust()).session().is_some(), "another is held by now");
+    assert!(sessions.held(&trust()).good(Duration::from_secs(60)).is_some(), "another is held by now");
     sessions.refused(&trust(), &current);
-    assert!(sessions.held(&trust()).session().is_none());
+    assert!(sessions.held(&trust()).good(Duration::from_secs(60)).is_none());
+    // Nobody gives another, and a function may say what it likes.
+    assert!(Arc::ptr_eq(&get(&sessions, 60).await.unwrap(), &current));
 }
 
 #[test]

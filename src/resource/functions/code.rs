@@ -176,6 +176,12 @@ pub(super) async fn open_object(
     function: &function::Model,
 ) -> Result<Content> {
     let place = function.place().ok_or_else(|| Error::internal("a function is stored without its object"))?;
+    if caller.project_id != function.project_id {
+        // The same names are another object in the caller's account.
+        return Err(Error::Guarded(
+            "An object in Swift can only be downloaded in its own project.".to_owned(),
+        ));
+    }
     let swift = swift_of(keystone, caller)?;
     match swift.get_object(&place.container, &place.object).await {
         Ok(object) => {
