@@ -74,6 +74,12 @@ impl Site {
         self.service.ask(token, "POST", "/v1/functions", Some(body)).await
     }
 
+    /// Uploads other code.
+    async fn upload(&self, token: &str, function: &str, source: &str) -> Value {
+        let path = format!("/v1/functions/{function}");
+        self.service.upload(token, "PUT", &path, &[], Some(&package(source))).await.expect(200)
+    }
+
     fn swift(&self, user: &UserToken) -> Swift {
         self.cloud.ours().keystone.session(user, None).unwrap().swift()
     }
@@ -180,25 +186,25 @@ async fn a_token_that_a_service_refuses_is_replaced_for_the_next_call() {
     let demo = site.token("demo").await;
     let source = r"
 import swiftclient
-def token(context):
-    return context['os_session'].get_token()
-def account(context):
-    swift = swiftclient.Connection(session=context['os_session'], os_options={'region_name': 'RegionOne'}, retries=0)
+
+def main(context, what):
+    session = context['os_session']
+    if what == 'token':
+        return session.get_token()
+    swift = swiftclient.Connection(session=session, os_options={'region_name': 'RegionOne'}, retries=0)
     return int(swift.head_account()['x-account-container-count'])
 ";
-    let fields = [("entry", "main.token"), ("timeout", "20")];
-    let answer = site.service.create_function(&demo, &site.runtime, &package(source), &fields).await;
-    let tokens = id(&answer.expect(201)).to_owned();
-    let path = format!("/v1/functions/{tokens}");
-    let first = output(&site.service.execute(&demo, &tokens, "").await);
+    let created = site.create(&demo, source).await;
+    let function = id(&created);
+    let token = output(&site.service.execute(&demo, function, r#"{"what": "token"}"#).await);
     // A token that is only seconds old is not believed to be refused.
     tokio::time::sleep(Duration::from_secs(11)).await;
-    site.cloud.revoke(&taibai::model::Token::new(first.as_str().unwrap())).await;
+    site.cloud.revoke(&taibai::model::Token::new(token.as_str().unwrap())).await;
 
-    site.service.ask(&demo, "PUT", &path, Some(json!({"entry": "main.account"}))).await.expect(200);
-    let refused = site.service.execute(&demo, &tokens, "").await;
+    let account = r#"{"what": "account"}"#;
+    let refused = site.service.execute(&demo, function, account).await;
     assert_eq!(refused["status"], "failed", "the token is revoked: {refused}");
-    let done = site.service.execute(&demo, &tokens, "").await;
+    let done = site.service.execute(&demo, function, account).await;
     assert_eq!(done["status"], "success", "{done}");
     site.service.stop_clean().await;
 }
@@ -295,12 +301,16 @@ async fn whose_token_cannot_delegate_still_has_functions_and_is_told_what_they_l
 
     // The same user with a token of its own gives it a session.
     let demo = site.cloud.user("demo").await;
-    let path = format!("/v1/functions/{function}");
-    let body = Some(json!({"entry": "main.main"}));
-    let updated = site.service.ask(demo.token.expose(), "PUT", &path, body).await.expect(200);
+    let updated = site.upload(demo.token.expose(), function, WHO).await;
     assert_eq!((&updated["os_session"], &updated["os_session_reason"]), (&json!(true), &Value::Null));
     let done = site.service.execute(demo.token.expose(), function, "").await;
     assert_eq!(output(&done), demo.info.user_id.as_str());
+
+    // What is uploaded with less has no more than that, though the user is the same.
+    let updated = site.upload(&delegated, function, &format!("{WHO}# changed\n")).await;
+    assert_eq!(updated["os_session"], false);
+    let done = site.service.execute(demo.token.expose(), function, "").await;
+    assert_eq!((&done["status"], output(&done)), (&json!("success"), Value::Null));
     site.service.stop_clean().await;
 }
 
@@ -315,25 +325,24 @@ async fn who_changes_the_code_lends_its_own_rights_for_as_long_as_it_has_them() 
     assert_eq!(output(&run(demo.token.expose()).await), demo.info.user_id.as_str());
     let first = site.trust_of(function).await.unwrap();
 
-    // Another member of the project: renaming is no code, the entry is.
+    // Another member of the project: renaming is no code, and clients send the entry along; an upload is.
     let guest = site.cloud.guest("demo").await;
-    let rename = Some(json!({"name": "renamed", "timeout": 30}));
+    let rename = Some(json!({"name": "renamed", "timeout": 30, "entry": "main.main"}));
     site.service.ask(guest.token.expose(), "PUT", &path, rename).await.expect(200);
     assert_eq!(site.trust_of(function).await.as_ref(), Some(&first));
-    let entry = Some(json!({"entry": "main.main"}));
-    site.service.ask(guest.token.expose(), "PUT", &path, entry.clone()).await.expect(200);
+    site.upload(guest.token.expose(), function, WHO).await;
     let second = site.trust_of(function).await.unwrap();
     assert_ne!(first, second);
     assert_eq!(output(&run(demo.token.expose()).await), guest.user.info.user_id.as_str());
     eventually("the first trust ends", async || !site.is_valid(&first).await).await;
 
     // An administrator of another project runs nothing in the owner's name.
-    let by_admin = site.service.ask(&site.admin, "PUT", &path, entry.clone()).await.expect(200);
+    let by_admin = site.upload(&site.admin, function, WHO).await;
     assert_eq!(by_admin["os_session"], false);
     assert_eq!(output(&run(demo.token.expose()).await), Value::Null);
 
     // Who has left the project lends nothing any more.
-    site.service.ask(guest.token.expose(), "PUT", &path, entry.clone()).await.expect(200);
+    site.upload(guest.token.expose(), function, WHO).await;
     guest.leave(&site.cloud).await;
     let detach = format!("{path}/detach");
     site.service.ask(&site.admin, "POST", &detach, None).await;
@@ -345,7 +354,7 @@ async fn who_changes_the_code_lends_its_own_rights_for_as_long_as_it_has_them() 
     .await;
     let detail = result(&ended)["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("The function's trust is no longer valid"), "{detail}");
-    site.service.ask(demo.token.expose(), "PUT", &path, entry).await.expect(200);
+    site.upload(demo.token.expose(), function, WHO).await;
     assert_eq!(output(&run(demo.token.expose()).await), demo.info.user_id.as_str());
     site.service.stop_clean().await;
 }
