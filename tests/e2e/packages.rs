@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use taibai::openstack::{Error, Keystone, ObjectInfo, Session};
 
 use crate::cloud::{Cloud, ours};
+use crate::own::OwnDatabase;
 use crate::service::{Home, Service, eventually, output, package, required};
 
 /// What a service of the cloud is told that keeps packages in Swift.
@@ -200,6 +202,50 @@ async fn a_service_that_swift_does_not_admit_says_so_until_it_is_given_a_role() 
     let home = service.stop().await;
     assert_eq!(home.leftovers(), Vec::<String>::new());
     taibai(&home, &["unregister"]).unwrap();
+}
+
+/// Run by `tox-like-scripts/databases`: processes share a database on a server.
+mod split {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_api_and_an_engine_with_disks_of_their_own_share_packages() {
+        let cloud = Cloud::open();
+        let database = OwnDatabase::create();
+        assert!(!database.is_file(), "TAIBAI_TEST_DATABASE names no server: run tox-like-scripts/databases");
+        let database = Arc::new(database);
+        let container = format!("packages-{}", uuid::Uuid::new_v4());
+        let options = options(&cloud, &[("storage.container", &container)]);
+        let home = || {
+            let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            Home::on(database.clone(), &options)
+        };
+        let mut elsewhere = home();
+        elsewhere.set("engine.node", "elsewhere");
+        elsewhere.set("engine.health_port", "0");
+        elsewhere.set("engine.listen", &format!("unix://{}", elsewhere.path().join("e.sock").display()));
+        let engine = Service::start_role(elsewhere, "engine").await;
+        let api = Service::start_role(home(), "api").await;
+        let (admin, demo) = (cloud.token("admin").await, cloud.token("demo").await);
+        let (admin, demo) = (admin.expose(), demo.expose());
+        let runtime = runtime(&api, admin).await;
+
+        let created = api.create_function(demo, &runtime, &says("first"), &[]).await.expect(201);
+        let function = created["id"].as_str().unwrap();
+        assert_eq!(output(&api.execute(demo, function, "").await), "first");
+        let path = format!("/v1/functions/{function}");
+        api.upload(demo, "PUT", &path, &[], Some(&says("second"))).await.expect(200);
+        assert_eq!(output(&api.execute(demo, function, "").await), "second");
+        assert_eq!((on_the_machine(&api.home), on_the_machine(&engine.home)), (0, 0));
+        api.ask(demo, "DELETE", &path, None).await.expect(204);
+        let keystone = cloud.ours().keystone;
+        for text in ["first", "second"] {
+            let gone = head(&keystone, &container, &digest(&says(text))).await;
+            assert!(matches!(gone, Err(Error::NotFound)), "{gone:?}");
+        }
+        api.stop_clean().await;
+        engine.stop_clean().await;
+    }
 }
 
 /// Runs a command of an administrator with the service's configuration.
