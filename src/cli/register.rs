@@ -22,6 +22,10 @@ pub struct Register {
     /// URL for administration; else the one for services.
     #[arg(long, value_name = "URL", value_parser = url)]
     admin_url: Option<String>,
+    /// Role that the service's user gets in its project beside `service`, once for each: one that Swift
+    /// lets keep objects, for `[storage] driver = swift`.
+    #[arg(long = "role", value_name = "NAME")]
+    roles: Vec<String>,
     #[command(flatten)]
     region: Region,
 }
@@ -34,7 +38,7 @@ pub struct Region {
 }
 
 pub fn register(arguments: Register, path: Option<&Path>) -> Result {
-    let Register { public_url, internal_url, admin_url, region } = arguments;
+    let Register { public_url, internal_url, admin_url, roles, region } = arguments;
     let internal_url = internal_url.unwrap_or_else(|| public_url.clone());
     let admin_url = admin_url.unwrap_or_else(|| internal_url.clone());
     let urls = vec![
@@ -42,14 +46,20 @@ pub fn register(arguments: Register, path: Option<&Path>) -> Result {
         (Interface::Internal, internal_url),
         (Interface::Admin, admin_url),
     ];
-    run(region, urls, path, true)
+    run(region, urls, roles, path, true)
 }
 
 pub fn unregister(region: Region, path: Option<&Path>) -> Result {
-    run(region, Vec::new(), path, false)
+    run(region, Vec::new(), Vec::new(), path, false)
 }
 
-fn run(region: Region, urls: Vec<(Interface, String)>, path: Option<&Path>, register: bool) -> Result {
+fn run(
+    region: Region,
+    urls: Vec<(Interface, String)>,
+    roles: Vec<String>,
+    path: Option<&Path>,
+    register: bool,
+) -> Result {
     let config = Config::load(path)?;
     config.keystone_authtoken.validate()?;
     let administrator = Administrator::from_environment()?;
@@ -59,7 +69,7 @@ fn run(region: Region, urls: Vec<(Interface, String)>, path: Option<&Path>, regi
         .or(named)
         .or_else(|| administrator.region().map(str::to_owned))
         .ok_or("expected --region, or region_name in [keystone_authtoken]")?;
-    let wanted = Registration::new(&config.keystone_authtoken, region, urls);
+    let wanted = Registration::new(&config.keystone_authtoken, region, urls, roles);
     let registry = Registry::new(&administrator)?;
     let changes = runtime()?.block_on(async {
         if register { registry.register(&wanted).await } else { registry.unregister(&wanted).await }

@@ -17,6 +17,6 @@ pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
     Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, HttpBasic, KeystoneAuthtoken,
-    Logging, Network, NetworkMode, OsloPolicy, ResourceLimits, Storage, Trusts,
+    Logging, Network, NetworkMode, OsloPolicy, ResourceLimits, Storage, StorageDriver, Trusts,
 };
 pub use watched::Watched;

@@ -313,10 +313,26 @@ section! {
     }
 }
 
+/// Where uploaded packages are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageDriver {
+    /// In a directory.
+    Local,
+    /// In a container of Swift.
+    Swift,
+}
+
 section! {
     /// `[storage]`: uploaded packages.
     pub struct Storage {
-        /// Directory of uploaded packages.
+        /// Where they are kept: `local`, in `file_system_dir`, or `swift`, in a container of the project that
+        /// `[keystone_authtoken]` names. There the service's user needs a role that Swift lets keep objects, such
+        /// as `swiftoperator` or `member`; `taibai register --role` gives it one.
+        pub driver: StorageDriver as "choice" = StorageDriver::Local;
+        /// Container of uploaded packages in Swift, made where it is missing. Every deployment needs its own.
+        pub container: String as "text" = "taibai-packages".to_owned();
+        /// Directory of uploaded packages. With `swift`, of those that are being received, on this machine alone.
         pub file_system_dir: PathBuf as "path" = "/var/lib/taibai/packages".into();
         /// Most bytes of a package.
         pub max_package_bytes: u64 as "bytes" = 51 << 20;

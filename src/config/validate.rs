@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Api, AuthStrategy, Config, Database, Docker, Engine, Error, HttpBasic, KeystoneAuthtoken, Logging,
-    Network, OsloPolicy, ResourceLimits, Storage,
+    Network, OsloPolicy, ResourceLimits, Storage, StorageDriver,
 };
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -25,6 +25,8 @@ const BELOW_WORKER_DIR: usize = 3 + 24 + 6;
 const MOST_SLOTS: u32 = PARENT_UID;
 /// The name of an interface holds 16 bytes, the closing zero included.
 const INTERFACE: usize = 15;
+/// The name of a container in Swift holds as many bytes.
+const CONTAINER: usize = 256;
 /// How long the prefix of containers' IPv6 addresses may be.
 const SUBNET6: std::ops::RangeInclusive<u8> = 48..=112;
 /// Below lie the accounts of the system and of people.
@@ -38,7 +40,8 @@ impl Config {
         docker(&self.docker, &self.engine)?;
         engine(&self.engine)?;
         http_basic(&self.http_basic)?;
-        if self.api.auth_strategy == AuthStrategy::Keystone {
+        // Packages in Swift are kept in the service's name, however callers are known.
+        if self.api.auth_strategy == AuthStrategy::Keystone || self.storage.driver == StorageDriver::Swift {
             self.keystone_authtoken.validate()?;
         }
         logging(&self.logging)?;
@@ -235,6 +238,12 @@ fn resource_limits(limits: &ResourceLimits) -> Result {
 
 fn storage(storage: &Storage) -> Result {
     filled("storage", "file_system_dir", &storage.file_system_dir)?;
+    filled("storage", "container", &storage.container)?;
+    let container = storage.container.as_str();
+    if container.len() > CONTAINER || container.contains('/') || matches!(container, "." | "..") {
+        let reason = format!("expected at most {CONTAINER} bytes without a slash, and neither . nor ..");
+        return Err(Error::key("storage", "container", reason).with_value(container));
+    }
     at_least("storage", "max_package_bytes", storage.max_package_bytes, 1)?;
     at_least("storage", "max_package_entries", storage.max_package_entries, 1)?;
     at_least("storage", "max_expanded_bytes", storage.max_expanded_bytes, 1)?;
@@ -434,6 +443,10 @@ mod tests {
                 |c| c.resource_limits.default_timeout = 301,
                 "[resource_limits] default_timeout = 301: expected 1 to 300, from min_timeout to max_timeout",
             ),
+            (
+                |c| c.storage.container = "a/b".to_owned(),
+                "[storage] container = a/b: expected at most 256 bytes without a slash, and neither . nor ..",
+            ),
             (|c| c.storage.max_ratio = 0, "[storage] max_ratio = 0: expected at least 1"),
             (|c| c.storage.max_package_bytes = 0, "[storage] max_package_bytes = 0: expected at least 1"),
             (|c| c.storage.max_package_entries = 0, "[storage] max_package_entries = 0: expected at least 1"),
@@ -456,6 +469,7 @@ mod tests {
             (|c| c.http_basic.user_file.clear(), "[http_basic] user_file: must not be empty"),
             (|c| c.logging.level.clear(), "[logging] level: must not be empty"),
             (|c| c.oslo_policy.policy_file.clear(), "[oslo_policy] policy_file: must not be empty"),
+            (|c| c.storage.container.clear(), "[storage] container: must not be empty"),
             (|c| c.storage.file_system_dir.clear(), "[storage] file_system_dir: must not be empty"),
         ];
         for (change, message) in cases {
@@ -498,6 +512,11 @@ mod tests {
             assert_eq!(with(*change), format!("[keystone_authtoken] {message}"));
         }
         assert_eq!(trouble(|c| c.keystone_authtoken.auth_url = "nonsense".to_owned()), "ok");
+        // Swift is asked with Keystone's tokens, whoever calls.
+        assert_eq!(
+            trouble(|c| c.storage.driver = StorageDriver::Swift),
+            "[keystone_authtoken] auth_url: must not be empty"
+        );
     }
 
     #[test]

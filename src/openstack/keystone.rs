@@ -157,6 +157,21 @@ impl Keystone {
         Session::new(&self.client, token, self.service.place.clone(), request_id)
     }
 
+    /// Does something in this service's own name, once more with a new token where the first is refused.
+    pub async fn as_service<T, F>(&self, work: impl Fn(Session) -> F + Send) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+    {
+        let token = self.service.current().await?;
+        match work(self.session(&token, None)?).await {
+            Err(Error::Rejected) => {}
+            done => return done,
+        }
+        self.service.forget(&token).await;
+        let token = self.service.current().await?;
+        work(self.session(&token, None)?).await
+    }
+
     /// A session of this service as the user who delegated.
     pub fn trust_session(&self, trust: &TrustToken, request_id: Option<&str>) -> Result<Session> {
         self.session(&trust.0, request_id)

@@ -35,6 +35,9 @@ pub struct Registration {
     pub region: String,
     /// Without a slash at their ends: clients append paths that begin with one.
     pub urls: Vec<(Interface, String)>,
+    /// What the user gets in the project beside `service`. These are not made: who has one may do what
+    /// other services say.
+    pub roles: Vec<String>,
 }
 
 /// What was done about one thing, or found.
@@ -91,7 +94,12 @@ impl Registry {
         let domain = self.domain(&wanted.project_domain).await?;
         let project =
             self.ensure("project", &[("name", &wanted.project), ("domain_id", &domain)], json!({})).await?;
-        let role = self.ensure("role", &[("name", ROLE)], json!({})).await?;
+        let mut roles = vec![(ROLE, self.ensure("role", &[("name", ROLE)], json!({})).await?)];
+        for name in &wanted.roles {
+            let found = self.find("role", &[("name", name)]).await?;
+            let missing = || Error::unavailable(KEYSTONE, format!("it has no role {name}"));
+            roles.push((name, id_of(&found.ok_or_else(missing)?)));
+        }
         let domain = self.domain(&wanted.user_domain).await?;
         let password = wanted.password.expose_secret();
         let with = json!({"password": password, "default_project_id": project});
@@ -99,15 +107,17 @@ impl Registry {
         let user = self.ensure("user", &[("name", &wanted.user), ("domain_id", &domain)], with).await?;
         let was_there = self.changes[before..].iter().all(|change| change.done == Done::Found);
 
-        let what = format!("role {ROLE} of user {} in project {}", wanted.user, wanted.project);
-        let path = ["projects", &project, "users", &user, "roles", &role];
-        let done = if self.ask(Method::HEAD, &path, &[], None).await?.0 == 204 {
-            Done::Found
-        } else {
-            self.expect(Method::PUT, &path, None).await?;
-            Done::Made
-        };
-        self.changes.push(Change { done, what });
+        for (name, role) in &roles {
+            let what = format!("role {name} of user {} in project {}", wanted.user, wanted.project);
+            let path = ["projects", &project, "users", &user, "roles", role];
+            let done = if self.ask(Method::HEAD, &path, &[], None).await?.0 == 204 {
+                Done::Found
+            } else {
+                self.expect(Method::PUT, &path, None).await?;
+                Done::Made
+            };
+            self.changes.push(Change { done, what });
+        }
         if was_there && !self.logs_in(wanted).await? {
             self.expect(Method::PATCH, &["users", &user], Some(json!({"user": {"password": password}})))
                 .await?;
@@ -325,7 +335,12 @@ fn described(endpoint: &Value) -> String {
 
 impl Registration {
     /// With the user that the configuration names.
-    pub fn new(config: &KeystoneAuthtoken, region: String, urls: Vec<(Interface, String)>) -> Self {
+    pub fn new(
+        config: &KeystoneAuthtoken,
+        region: String,
+        urls: Vec<(Interface, String)>,
+        roles: Vec<String>,
+    ) -> Self {
         Self {
             user: config.username.clone(),
             password: config.password.clone(),
@@ -335,6 +350,7 @@ impl Registration {
             service_type: config.service_type.clone(),
             region,
             urls,
+            roles,
         }
     }
 }

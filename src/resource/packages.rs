@@ -6,6 +6,7 @@ use tokio::sync::{RwLock, RwLockReadGuard};
 
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
+use crate::openstack;
 use crate::storage::{self, Content, PackageStore};
 use crate::telemetry::Chain;
 
@@ -66,7 +67,14 @@ impl From<storage::Error> for Error {
             storage::Error::NotZip => Self::invalid("Package is not a valid ZIP package."),
             storage::Error::Refused(rule) => Self::Invalid(format!("Package is not acceptable: {rule}.")),
             storage::Error::NotFound => Self::internal(error),
-            storage::Error::Io(_) => Self::Unavailable { what: "The package store", source: Box::new(error) },
+            // The service's user has no role there: whoever asks the operator should be able to say so.
+            storage::Error::Unavailable(openstack::Error::Forbidden { .. }) => Self::Unavailable {
+                what: "The package store, which does not admit this service,",
+                source: Box::new(error),
+            },
+            storage::Error::Io(_) | storage::Error::Unavailable(_) => {
+                Self::Unavailable { what: "The package store", source: Box::new(error) }
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, App};
 use crate::auth::Authenticator;
-use crate::config::{AuthStrategy, Config};
+use crate::config::{AuthStrategy, Config, StorageDriver};
 use crate::db::{self, Db};
 use crate::engine::gateway::Gateway;
 use crate::engine::remote::Remote;
@@ -24,7 +24,7 @@ use crate::network;
 use crate::openstack::Keystone;
 use crate::orchestrator;
 use crate::policy::Policy;
-use crate::storage::LocalStore;
+use crate::storage::{LocalStore, PackageStore, SwiftStore};
 use crate::telemetry::{Chain, Metrics};
 use node::Node;
 
@@ -45,6 +45,8 @@ pub enum Error {
     Network(#[from] network::Error),
     #[error("the package store cannot be used")]
     Storage(#[from] crate::storage::Error),
+    #[error("the package store in Swift cannot be asked")]
+    StoreIdentity(#[source] Source),
     #[error("callers cannot be known")]
     Identity(#[source] Source),
     #[error("this machine is taken")]
@@ -83,7 +85,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let authenticator = Authenticator::new(&config, keystone.clone())?;
     let db = Db::connect(&config.database).await?;
     db.ensure_current().await?;
-    let store = store(&config).await?;
+    let store = store(&config, keystone.as_ref(), &metrics).await?;
     let (lock, node) = Node::prepare(&config, keystone.as_ref(), &metrics).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
@@ -105,7 +107,7 @@ pub async fn api(config: Config) -> Result<()> {
     let keystone = keystone(&config, &metrics)?;
     let authenticator = Authenticator::new(&config, keystone.clone())?;
     let db = shared_database(&config).await?;
-    let store = store(&config).await?;
+    let store = store(&config, keystone.as_ref(), &metrics).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
     let (remote, writer) = Remote::new(&config, db.clone())?;
     // Whoever hands it something waits until that is committed, so that nothing is left at the end.
@@ -123,7 +125,7 @@ pub async fn engine(config: Config) -> Result<()> {
     let keystone = keystone(&config, &metrics)?;
     let db = shared_database(&config).await?;
     let endpoint = endpoint::advertised(&config.engine)?;
-    let store = store(&config).await?;
+    let store = store(&config, keystone.as_ref(), &metrics).await?;
     let (lock, node) = Node::prepare(&config, keystone.as_ref(), &metrics).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
     let (private, health) = engine_http::private(&config, metrics.clone(), db.clone())?;
@@ -162,9 +164,24 @@ fn keystone(config: &Config, metrics: &Metrics) -> Result<Option<Keystone>> {
     }
 }
 
-async fn store(config: &Config) -> Result<Arc<LocalStore>> {
-    let directory = &config.storage.file_system_dir;
-    Ok(Arc::new(LocalStore::open(directory, config.storage.max_package_bytes).await?))
+async fn store(
+    config: &Config,
+    keystone: Option<&Keystone>,
+    metrics: &Metrics,
+) -> Result<Arc<dyn PackageStore>> {
+    let storage = &config.storage;
+    let (directory, max_bytes) = (&storage.file_system_dir, storage.max_package_bytes);
+    if storage.driver == StorageDriver::Local {
+        return Ok(Arc::new(LocalStore::open(directory, max_bytes).await?));
+    }
+    // The service has a name of its own there, however it knows its callers.
+    let keystone = match keystone {
+        Some(keystone) => keystone.clone(),
+        None => Keystone::new(&config.keystone_authtoken, metrics.keystone_calls.clone())
+            .map_err(Error::StoreIdentity)?,
+    };
+    let container = storage.container.clone();
+    Ok(Arc::new(SwiftStore::open(keystone, container, directory, max_bytes).await?))
 }
 
 /// Serves the API until a signal comes.

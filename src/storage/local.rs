@@ -1,18 +1,17 @@
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use super::{Content, Error, PackageStore, Received, Result, Upload, blocking};
-
-const UPLOAD: &str = ".upload-";
+use super::inbox::Inbox;
+use super::{Content, Error, PackageStore, Received, Result, Upload, blocking, is_digest};
 
 /// Packages as files below one directory: `<first two digits>/<digest>`.
 #[derive(Debug, Clone)]
 pub struct LocalStore {
     directory: PathBuf,
-    max_bytes: u64,
+    inbox: Inbox,
 }
 
 impl LocalStore {
@@ -20,35 +19,21 @@ impl LocalStore {
     /// in the middle of an upload left there.
     pub async fn open(directory: impl Into<PathBuf>, max_bytes: u64) -> Result<Self> {
         let directory = directory.into();
-        let at = directory.clone();
-        blocking(move || {
-            fs::create_dir_all(&at)?;
-            sweep(&at)?;
-            Ok(())
-        })
-        .await?;
-        Ok(Self { directory, max_bytes })
+        // On the same filesystem, so that what was received is kept by giving it its name.
+        let inbox = Inbox::open(directory.clone(), max_bytes).await?;
+        Ok(Self { directory, inbox })
     }
 
-    /// The place of a package; `None` for what is no digest and might lead elsewhere.
+    /// The place of a package; `None` for what is no digest.
     fn place(&self, digest: &str) -> Option<PathBuf> {
-        let is_digest =
-            digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        is_digest.then(|| self.directory.join(&digest[..2]).join(digest))
+        is_digest(digest).then(|| self.directory.join(&digest[..2]).join(digest))
     }
 }
 
 #[async_trait]
 impl PackageStore for LocalStore {
     async fn begin(&self) -> Result<Upload> {
-        let (directory, max_bytes) = (self.directory.clone(), self.max_bytes);
-        blocking(move || {
-            let file = tempfile::Builder::new().prefix(UPLOAD).tempfile_in(directory)?;
-            // Tells the sweep of another process that this one is not forgotten.
-            file.as_file().lock()?;
-            Ok(Upload::new(file, max_bytes))
-        })
-        .await
+        self.inbox.begin().await
     }
 
     async fn keep(&self, package: Received) -> Result<()> {
@@ -87,21 +72,6 @@ impl PackageStore for LocalStore {
     }
 }
 
-/// Removes uploads that nobody holds the lock of any more.
-fn sweep(directory: &Path) -> Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(UPLOAD) {
-            continue;
-        }
-        let forgotten = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-        if forgotten {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
@@ -130,7 +100,9 @@ mod tests {
 
         fn uploads(&self) -> usize {
             let names = fs::read_dir(self.directory.path()).unwrap();
-            names.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with(UPLOAD)).count()
+            names
+                .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with(".upload-"))
+                .count()
         }
     }
 

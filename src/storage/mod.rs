@@ -5,14 +5,19 @@
 //! deletes one asks first whether anything else refers to it.
 
 mod check;
+mod inbox;
 mod local;
+mod swift;
 mod upload;
 
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
 
 pub use local::LocalStore;
+pub use swift::SwiftStore;
 pub use upload::{Received, Upload};
+
+use crate::openstack;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -27,6 +32,9 @@ pub enum Error {
     Refused(String),
     #[error("the package store failed")]
     Io(#[from] std::io::Error),
+    /// The service that keeps packages does not answer, or does not let us.
+    #[error("the package store is unavailable")]
+    Unavailable(#[source] openstack::Error),
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -48,6 +56,11 @@ pub trait PackageStore: Send + Sync + 'static {
     async fn open(&self, digest: &str) -> Result<Content>;
     /// Deletes a package. Deleting one that is gone already succeeds; who has it open may read on.
     async fn delete(&self, digest: &str) -> Result<()>;
+}
+
+/// Whether this is a package's name. What is none might lead elsewhere.
+fn is_digest(digest: &str) -> bool {
+    digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Runs what blocks on a thread that may.

@@ -10,6 +10,7 @@ mod executions;
 mod identity;
 #[path = "../../src/db/testing/own.rs"]
 mod own;
+mod packages;
 mod rejects;
 mod restarts;
 mod service;

@@ -11,7 +11,7 @@ use prometheus::{IntCounterVec, Opts};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use taibai::config::KeystoneAuthtoken;
-use taibai::model::{Token, UserToken};
+use taibai::model::{Interface, Token, UserToken};
 use taibai::openstack::Keystone;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -232,6 +232,35 @@ impl Cloud {
         let url = self.auth_url().strip_prefix("http://").unwrap();
         Way::open(url.split('/').next().unwrap().to_owned()).await
     }
+
+    /// A way to Swift that can be cut, and a region in whose catalog Swift is there.
+    pub async fn way_to_swift(&self) -> (Way, Detour) {
+        let taibai = self.user("taibai").await;
+        let region = Some(self.account("taibai").region_name.as_str());
+        let url = taibai.info.catalog.endpoint("object-store", Interface::Internal, region).unwrap();
+        let way = Way::open(url.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned()).await;
+
+        let admin = self.token("admin").await;
+        let ask = |method: reqwest::Method, path: &str| {
+            let url = format!("{}/{path}", self.auth_url());
+            self.http.request(method, url).header("x-auth-token", admin.expose())
+        };
+        let service = ask(reqwest::Method::GET, "services?type=object-store").send().await.unwrap();
+        let service: Value = service.json().await.unwrap();
+        let region = format!("detour-{}", uuid::Uuid::new_v4());
+        let body = json!({"region": {"id": region}});
+        let made = ask(reqwest::Method::POST, "regions").json(&body).send().await.unwrap();
+        assert_eq!(made.status(), 201);
+        let body = json!({"endpoint": {"service_id": service["services"][0]["id"], "interface": "internal",
+            "region_id": region, "url": format!("http://{}/v1/AUTH_$(project_id)s", way.address)}});
+        let made = ask(reqwest::Method::POST, "endpoints").json(&body).send().await.unwrap();
+        assert_eq!(made.status(), 201);
+        let made: Value = made.json().await.unwrap();
+        let id = made["endpoint"]["id"].as_str().unwrap();
+        let urls = [format!("endpoints/{id}"), format!("regions/{region}")];
+        let urls = urls.map(|path| format!("{}/{path}", self.auth_url()));
+        (way, Detour { region, urls, admin: admin.expose().to_owned() })
+    }
 }
 
 pub fn ours(section: &KeystoneAuthtoken) -> Ours {
@@ -248,7 +277,31 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Forwards connections to the real Keystone, until it is cut.
+/// A region of the catalog, until it is dropped.
+pub struct Detour {
+    pub region: String,
+    urls: [String; 2],
+    admin: String,
+}
+
+impl Drop for Detour {
+    fn drop(&mut self) {
+        let (urls, admin) = (self.urls.clone(), self.admin.clone());
+        let remove = async move {
+            let http = reqwest::Client::builder().no_proxy().build().unwrap();
+            for url in urls {
+                let removed = http.delete(&url).header("x-auth-token", &admin).send().await;
+                if !removed.is_ok_and(|answer| answer.status() == 204) {
+                    eprintln!("left behind in the cloud: {url}");
+                }
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _ = std::thread::spawn(move || runtime.block_on(remove)).join();
+    }
+}
+
+/// Forwards connections to the real service, until it is cut.
 pub struct Way {
     pub address: SocketAddr,
     target: String,

@@ -4,6 +4,7 @@ mod callers;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod cloud;
 mod objects;
+mod packages;
 mod registration;
 mod tokens;
 mod trusts;
