@@ -6,6 +6,7 @@ use serde_json::json;
 use taibai::auth::{Authenticator, Failure, Rejected, Shown};
 use taibai::config::{AuthStrategy, Config, KeystoneAuthtoken};
 use taibai::model::{Caller, Token};
+use taibai::policy::Policy;
 
 use crate::cloud::{Cloud, Ours, eventually, ours};
 
@@ -46,9 +47,11 @@ async fn a_caller_is_who_the_token_was_made_for() {
     let (authenticator, _) = authenticator(cloud.section());
     let demo = ask(&authenticator, &cloud.token("demo").await).await.unwrap();
     assert_eq!((demo.user_name.as_deref(), demo.project_name.as_deref()), (Some("demo"), Some("demo")));
-    assert!(!demo.is_admin() && demo.can_delegate());
+    assert!(demo.can_delegate());
+    let policy = Policy::default();
+    assert!(!policy.admit(demo.clone()).is_admin());
     let admin = ask(&authenticator, &cloud.token("admin").await).await.unwrap();
-    assert!(admin.is_admin());
+    assert!(policy.admit(admin.clone()).is_admin());
     assert_ne!(admin.project_id, demo.project_id);
     assert_eq!(rejected(authenticator.authenticate(&shown(None)).await), Some(Rejected::Missing));
     assert_eq!(rejected(ask(&authenticator, &Token::new("gAAAA")).await), Some(Rejected::Invalid));
