@@ -11,6 +11,7 @@ import tempfile
 import commands
 import cookbook
 import tenants
+import tour
 from cli import Checks, User, eventually
 
 
@@ -37,13 +38,13 @@ class Site:
 
 def trusts(site):
     """The trusts that demo has given to this service."""
-    return [row for row in site.demo.json("trust", "list")
+    return [row for row in site.admin.json("trust", "list")
             if row["Trustee User ID"] == site.service_user and row["Project ID"] == site.projects["demo"]]
 
 
 def delete_objects(site):
-    for container in (site.container, site.container + "_thumb"):
-        site.demo.run("container", "delete", "--recursive", container)
+    for suffix in ("", "_thumb", "_tour"):
+        site.demo.run("container", "delete", "--recursive", site.container + suffix)
 
 
 def checked(site):
@@ -54,6 +55,8 @@ def checked(site):
     tenants.between(site, function, execution)
     cookbook.test_sleep(site)
     cookbook.resize_image(site)
+    tour.readme(site)
+    tour.install(site)
     commands.delete_runtime(site)
     site.checks.equal("a function has one trust", len(trusts(site)), 1)
     site.demo.do("function", "delete", function)
