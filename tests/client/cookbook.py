@@ -38,6 +38,10 @@ def hello_world(site):
     done = demo.execute(site.kept)
     checks.equal("hello_world from Swift greets the world",
                  [done["status"], done["result"]["output"]], ["success", "Hello, World"])
+    # The client loses which name is which, so all that is left is to say so.
+    answer = demo.run("function", "update", site.kept, "--container", site.container, "--object", "other.zip")
+    checks.that("function update cannot name another object, and is told how it can be done",
+                answer.status != 0 and "send 'code' as JSON" in answer.said, answer.said)
     return created["id"], done["id"]
 
 
