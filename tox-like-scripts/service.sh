@@ -113,7 +113,7 @@ free_port() {
 port_is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # describe_service STATE PORT DEPLOYMENT [LINES]: says where a service keeps what, and writes its
-# configuration. STATE is a directory; LINES are added to the file.
+# configuration. STATE is a directory; LINES are added to the file. AUTH_STRATEGY says how callers are known.
 describe_service() {
     STATE=$1 PORT=$2 DEPLOYMENT=$3
     TAIBAI_URL=http://127.0.0.1:$PORT
@@ -128,7 +128,7 @@ describe_service() {
 [api]
 host = 127.0.0.1
 port = $PORT
-auth_strategy = noauth
+auth_strategy = ${AUTH_STRATEGY:-noauth}
 shutdown_timeout = 20s
 
 [database]
