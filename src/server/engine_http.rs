@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use actix_web::dev::Server;
@@ -58,11 +58,8 @@ pub(super) fn server(config: &Config, gateway: Gateway, db: Db) -> Result<Server
     let failed = |source| Error::Listen { address: config.engine.listen.clone(), source };
     let server = match Listen::from_config(&config.engine)? {
         Listen::Unix(path) => {
-            make_way(&path).map_err(failed)?;
-            let server = server.bind_uds(&path).map_err(failed)?;
-            // For this user alone: who can open it can run functions.
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-            server
+            let listener = make_way(&path).and_then(|()| listen_alone(&path)).map_err(failed)?;
+            server.listen_uds(listener).map_err(failed)?
         }
         Listen::Tls(address) => {
             let tls = endpoint::server_tls(&config.engine)?;
@@ -79,6 +76,18 @@ fn make_way(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another engine listens there"));
     }
     path.parent().map_or(Ok(()), std::fs::create_dir_all)
+}
+
+/// A socket for this user alone: who can open it can run functions. It is made where nobody else can go,
+/// since whoever connects before its mode is set is served for as long as he likes.
+fn listen_alone(path: &Path) -> io::Result<UnixListener> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let closed = tempfile::Builder::new().prefix(".s").tempdir_in(parent)?;
+    let hidden = closed.path().join("s");
+    let listener = UnixListener::bind(&hidden)?;
+    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&hidden, path)?;
+    Ok(listener)
 }
 
 /// The listener for health checks and metrics.
