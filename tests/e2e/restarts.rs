@@ -1,13 +1,16 @@
 //! Ends of the service, gentle and not, and what the next one makes of them.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use taibai::db;
 use taibai::model::{EngineId, ExecutionId, ExecutionStatus, Timestamp, engine, execution};
 
 use crate::service::{Service, eventually, output, result};
+
+/// The beginning of a call that takes longer is written before its end is, and nobody waits for that.
+pub const LINGER: Duration = Duration::from_millis(20);
 
 const COUNT: &str = r#"
 import os, time
@@ -38,8 +41,11 @@ async fn a_warm_call_makes_no_call_to_docker_or_keystone_and_at_most_one_commit(
     for name in metrics {
         before.push(service.metric(name).await);
     }
+    let mut long = 0;
     for _ in 0..50 {
+        let began = Instant::now();
         assert_eq!(service.execute("demo", &function, "").await["status"], "success");
+        long += u32::from(began.elapsed() >= LINGER);
     }
     let mut used = Vec::new();
     for (name, before) in metrics.iter().zip(before) {
@@ -47,7 +53,8 @@ async fn a_warm_call_makes_no_call_to_docker_or_keystone_and_at_most_one_commit(
     }
     assert_eq!(used[0], 0.0, "Docker calls");
     assert_eq!(used[1], 0.0, "Keystone calls");
-    assert!((1.0..=50.0).contains(&used[2]), "{} commits for 50 calls", used[2]);
+    let most = f64::from(50 + long);
+    assert!((1.0..=most).contains(&used[2]), "{} commits for 50 calls, {long} of them long", used[2]);
     service.stop_clean().await;
 }
 
