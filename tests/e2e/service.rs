@@ -169,6 +169,10 @@ impl Home {
     pub fn leftovers(&self) -> Vec<String> {
         let mut found: Vec<String> =
             self.containers().into_iter().map(|id| format!("container {id}")).collect();
+        let name = format!("name=^taibai-{}$", self.deployment);
+        let networks = Command::new("docker").args(["network", "ls", "-q", "--filter", &name]).output();
+        let networks = String::from_utf8(networks.unwrap().stdout).unwrap();
+        found.extend(networks.lines().map(|id| format!("network {id}")));
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let here = self.path().display().to_string();
         found.extend(mounts.lines().filter(|line| line.contains(&here)).map(|line| format!("mount {line}")));
@@ -204,6 +208,9 @@ impl Drop for Home {
         {
             let _ = Command::new("umount").args(["-l", target]).output();
         }
+        let network = format!("taibai-{}", self.deployment);
+        let _ = Command::new("docker").args(["network", "rm", &network]).output();
+        let _ = taibai::network::remove_rules(&self.deployment);
         // The empty group of a deployment stays for its next start; this one has none.
         for group in self.groups() {
             let _ = std::fs::remove_dir(group);
