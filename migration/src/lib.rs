@@ -7,12 +7,16 @@
 use sea_orm_migration::prelude::*;
 
 mod m20260101_000001_first;
+mod m20261121_000002_versions_jobs_webhooks;
 
 pub struct Migrator;
 
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20260101_000001_first::Migration)]
+        vec![
+            Box::new(m20260101_000001_first::Migration),
+            Box::new(m20261121_000002_versions_jobs_webhooks::Migration),
+        ]
     }
 }

@@ -94,6 +94,10 @@ pub(crate) fn function(runtime: &RuntimeId) -> function::Model {
         trust_id: Some("trust".into()),
         trust_reason: Some("none".into()),
         latest_version: 1,
+        version_counter: 3,
+        status: FunctionStatus::Available,
+        status_reason: Some("none".into()),
+        image_id: Some("sha256:0".into()),
         created_at: Timestamp::now(),
         updated_at: Some(Timestamp(2)),
     }
@@ -114,6 +118,8 @@ pub(crate) fn version(function: &function::Model, number: i32) -> version::Model
         package_digest: Some("e".repeat(64)),
         package_bytes: Some(9),
         entry: Some("hello.old".into()),
+        trust_id: Some("older".into()),
+        trust_reason: Some("none".into()),
         created_at: Timestamp::now(),
         updated_at: Some(Timestamp(2)),
     }
@@ -127,6 +133,9 @@ pub(crate) fn alias(function: &function::Model, name: &str, version: i32) -> ali
         function_id: function.id.clone(),
         function_version: version,
         description: Some("what users call".into()),
+        canary_version: Some(2),
+        canary_weight: 10,
+        previous_version: Some(3),
         created_at: Timestamp::now(),
         updated_at: Some(Timestamp(2)),
     }
@@ -134,11 +143,12 @@ pub(crate) fn alias(function: &function::Model, name: &str, version: i32) -> ali
 
 pub(crate) fn job(function: &FunctionId, status: JobStatus) -> job::Model {
     job::Model {
-        id: uuid::Uuid::new_v4().to_string(),
+        id: JobId::random(),
         project_id: project(),
         name: Some("nightly".into()),
         pattern: Some("0 21 * * *".into()),
         status,
+        status_reason: Some("none".into()),
         first_execution_time: Some(Timestamp(3)),
         next_execution_time: Timestamp(4),
         count: Some(5),
@@ -153,12 +163,16 @@ pub(crate) fn job(function: &FunctionId, status: JobStatus) -> job::Model {
 
 pub(crate) fn webhook(function: &FunctionId) -> webhook::Model {
     webhook::Model {
-        id: uuid::Uuid::new_v4().to_string(),
+        id: WebhookId::random(),
         project_id: project(),
         function_id: Some(function.clone()),
         function_version: Some(1),
         function_alias: Some("prod".into()),
         description: Some("pushes".into()),
+        url_key: Some(uuid::Uuid::new_v4().to_string()),
+        mode: WebhookMode::Sync,
+        is_public: false,
+        secret: Some("secret".into()),
         created_at: Timestamp::now(),
         updated_at: Some(Timestamp(2)),
     }
@@ -182,6 +196,7 @@ pub(crate) fn execution(status: ExecutionStatus) -> execution::Model {
         engine_id: Some(EngineId::random()),
         worker: Some("w-1".into()),
         request_id: Some("req-1".into()),
+        deadline_at: Some(Timestamp(3)),
         created_at: Timestamp::now(),
         updated_at: Some(Timestamp(2)),
     }

@@ -6,17 +6,10 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 use super::remote::Remote;
+pub use super::target::Target;
 use super::{Calling, Core, pool, run};
 use crate::error::{Error, Result};
-use crate::model::{ExecutionId, FunctionId, Input, ProjectId, RuntimeId, WorkerName, execution, function};
-
-/// Code to run and how: a function's working copy, or one of its versions.
-#[derive(Debug, Clone)]
-pub struct Target {
-    pub function: function::Model,
-    /// 0 is the working copy.
-    pub version: i32,
-}
+use crate::model::{ExecutionId, FunctionId, Input, ProjectId, RuntimeId, WorkerName, execution};
 
 /// An execution that was asked for and may be run: policy and existence are checked.
 #[derive(Debug, Clone)]

@@ -32,6 +32,7 @@ pub mod remote;
 mod run;
 pub mod sessions;
 pub mod supervisor;
+pub mod target;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod trusts;

@@ -9,11 +9,12 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Core;
-use super::gateway::{NewExecution, Target};
+use super::gateway::NewExecution;
 use super::pool::{self, Lease};
 use super::recorder::Claim;
 use super::sessions::{self, Session};
 use super::supervisor::{self, Supervisor};
+use super::target::{Target, no_version};
 use super::worker::FunctionKey;
 use crate::db;
 use crate::error::{Error, Result, Source};
@@ -54,10 +55,7 @@ impl Plan {
             0 => function.digest(),
             number => match db::versions::find(core.db.reader(), &function.id, number).await? {
                 Some(version) => version.package_digest,
-                None => {
-                    let key = format!("function_id={}, version_number={number}", function.id);
-                    return Err(Error::NotFound { what: "FunctionVersion", key });
-                }
+                None => return Err(no_version(&function.id, number)),
             },
         };
         let (Some(digest), Some(runtime)) = (digest, function.runtime_id.clone()) else {
@@ -132,6 +130,7 @@ pub(super) fn new_row(new: &NewExecution) -> execution::Model {
         engine_id: None,
         worker: None,
         request_id: new.request_id.clone(),
+        deadline_at: None,
         created_at: Timestamp::now(),
         updated_at: None,
     }

@@ -11,6 +11,12 @@ pub struct Model {
     pub function_id: FunctionId,
     pub function_version: i32,
     pub description: Option<String>,
+    /// A second version, which gets a share of the calls.
+    pub canary_version: Option<i32>,
+    /// That share, in percent.
+    pub canary_weight: i32,
+    /// What the alias meant before it was changed last.
+    pub previous_version: Option<i32>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }

@@ -28,6 +28,8 @@ pub struct Model {
     pub engine_id: Option<EngineId>,
     pub worker: Option<WorkerName>,
     pub request_id: Option<String>,
+    /// When it must have ended at the latest, where it runs: past that, whoever ran it is gone.
+    pub deadline_at: Option<Timestamp>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }

@@ -1,6 +1,8 @@
 use sea_orm::entity::prelude::*;
 
-use super::{FunctionId, ProjectId, RuntimeId, Timestamp, TrustId};
+use crate::error::{Error, Result};
+
+use super::{FunctionId, FunctionStatus, ProjectId, RuntimeId, Timestamp, TrustId};
 #[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "functions")]
 pub struct Model {
@@ -31,7 +33,17 @@ pub struct Model {
     pub trust_id: Option<TrustId>,
     /// Why there is no trust, as a sentence.
     pub trust_reason: Option<String>,
+    /// The highest version that there is; 0 where there is none.
     pub latest_version: i32,
+    /// The highest number that was ever given to a version: none is given twice.
+    pub version_counter: i32,
+    pub status: FunctionStatus,
+    /// Why the status is `error`.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub status_reason: Option<String>,
+    /// What the name of a function's image meant when it was looked at last, as Docker identifies
+    /// images: every execution runs that.
+    pub image_id: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }
@@ -45,6 +57,12 @@ impl Model {
     /// What tells this code from any other: workers are bound to it.
     pub fn digest(&self) -> Option<String> {
         self.package_digest.clone().or_else(|| self.object_etag.as_deref().map(object_digest))
+    }
+
+    /// Where the code comes from. Every row that is stored says so.
+    pub fn source(&self) -> Result<Source> {
+        let code = serde_json::from_str(&self.code).map_err(Error::internal)?;
+        Source::of_code(&code).ok_or_else(|| Error::internal("a function is stored without a source"))
     }
 
     /// Where the code is, if it is an object in Swift.
@@ -81,4 +99,24 @@ pub const OBJECT: &str = "md5:";
 /// The digest of code that is an object in Swift, which is known by its MD5 there.
 pub fn object_digest(etag: &str) -> String {
     format!("{OBJECT}{etag}")
+}
+
+/// Where a function's code comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Package,
+    Swift,
+    Image,
+}
+
+impl Source {
+    /// As a `code` object names it; `None` where it names none that exists.
+    pub fn of_code(code: &serde_json::Map<String, serde_json::Value>) -> Option<Self> {
+        match code.get("source")?.as_str()? {
+            "package" => Some(Self::Package),
+            "swift" => Some(Self::Swift),
+            "image" => Some(Self::Image),
+            _ => None,
+        }
+    }
 }

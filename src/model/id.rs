@@ -57,6 +57,8 @@ id!(
 id!(RuntimeId);
 id!(FunctionId);
 id!(ExecutionId);
+id!(JobId);
+id!(WebhookId);
 id!(
     /// One run of one engine process; a restart is another.
     EngineId

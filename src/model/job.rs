@@ -1,15 +1,18 @@
 use sea_orm::entity::prelude::*;
 
-use super::{FunctionId, JobStatus, ProjectId, Timestamp};
+use super::{FunctionId, JobId, JobStatus, ProjectId, Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "jobs")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
-    pub id: String,
+    pub id: JobId,
     pub project_id: ProjectId,
     pub name: Option<String>,
     pub pattern: Option<String>,
     pub status: JobStatus,
+    /// Why the last instant ran nothing, or why the job was cancelled by the service.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub status_reason: Option<String>,
     pub first_execution_time: Option<Timestamp>,
     pub next_execution_time: Timestamp,
     pub count: Option<i32>,

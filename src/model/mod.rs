@@ -22,10 +22,12 @@ pub mod webhook;
 
 pub use catalog::{Catalog, CatalogEndpoint, CatalogService, Interface};
 pub use function::object_digest;
-pub use id::{EngineId, ExecutionId, FunctionId, ProjectId, RuntimeId, TrustId, WorkerName};
+pub use id::{
+    EngineId, ExecutionId, FunctionId, JobId, ProjectId, RuntimeId, TrustId, WebhookId, WorkerName,
+};
 pub use input::Input;
 pub use outcome::{Outcome, Reason};
 pub use scope::{Caller, Scope};
-pub use status::{ExecutionStatus, JobStatus, RuntimeStatus, Start};
+pub use status::{ExecutionStatus, FunctionStatus, JobStatus, RuntimeStatus, Start, WebhookMode};
 pub use time::Timestamp;
 pub use token::{AccessRule, ApplicationCredential, Token, TokenInfo, UserToken};

@@ -1,6 +1,6 @@
 use sea_orm::entity::prelude::*;
 
-use super::{FunctionId, ProjectId, RuntimeId, Timestamp};
+use super::{FunctionId, ProjectId, RuntimeId, Timestamp, TrustId};
 #[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "function_versions")]
 pub struct Model {
@@ -18,6 +18,10 @@ pub struct Model {
     pub package_digest: Option<String>,
     pub package_bytes: Option<i64>,
     pub entry: Option<String>,
+    /// In whose name the version uses the cloud: whoever uploaded its code.
+    pub trust_id: Option<TrustId>,
+    /// Why there is no trust, as a sentence.
+    pub trust_reason: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }

@@ -8,12 +8,16 @@ use serde_json::{Map, Value};
 
 use super::packages::Packages;
 use super::trusts::{Delegation, Trusts};
-use super::{MAX_TEXT, check_length, runtimes};
+use super::{MAX_TEXT, check_length};
 use crate::config::{Config, ResourceLimits};
 use crate::db::{self, Db, Filter};
-use crate::engine::gateway::{Gateway, Target};
+use crate::engine::gateway::Gateway;
+use crate::engine::target::{Target, not_available_text};
 use crate::error::{Error, Result};
-use crate::model::{Caller, FunctionId, RuntimeId, RuntimeStatus, Scope, Timestamp, function};
+use crate::model::function::Source;
+use crate::model::{
+    Caller, FunctionId, FunctionStatus, RuntimeId, RuntimeStatus, Scope, Timestamp, function,
+};
 use crate::openstack::Keystone;
 use crate::storage::{Content, PackageStore, Received};
 use crate::telemetry::Chain;
@@ -37,31 +41,6 @@ pub struct Input {
     pub memory_size: Option<i64>,
     pub timeout: Option<i64>,
     pub package: Option<Received>,
-}
-
-/// Where a function's code comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    Package,
-    Swift,
-    Image,
-}
-
-impl Source {
-    fn from_code(code: &Map<String, Value>) -> Option<Self> {
-        match code.get("source")?.as_str()? {
-            "package" => Some(Self::Package),
-            "swift" => Some(Self::Swift),
-            "image" => Some(Self::Image),
-            _ => None,
-        }
-    }
-}
-
-/// The source of a stored function.
-pub fn source_of(function: &function::Model) -> Result<Source> {
-    let code: Map<String, Value> = serde_json::from_str(&function.code).map_err(Error::internal)?;
-    Source::from_code(&code).ok_or_else(|| Error::internal("a function is stored without a source"))
 }
 
 #[derive(Clone)]
@@ -113,7 +92,7 @@ impl Functions {
     /// The package of the working copy. An object in Swift is read with the caller's rights.
     pub async fn open(&self, caller: &Caller, id: &FunctionId) -> Result<Content> {
         let function = self.get(caller, id).await?;
-        if source_of(&function)? == Source::Swift {
+        if function.source()? == Source::Swift {
             return open_object(self.trusts.keystone(), caller, &function).await;
         }
         let Some(digest) = &function.package_digest else {
@@ -129,7 +108,7 @@ impl Functions {
     pub async fn create(&self, caller: &Caller, mut input: Input) -> Result<function::Model> {
         let code = input.code.take();
         let code = code.ok_or_else(|| Error::invalid("Required param is missing. Required: {'code'}"))?;
-        let source = Source::from_code(&code).ok_or_else(|| {
+        let source = Source::of_code(&code).ok_or_else(|| {
             Error::invalid("Invalid code source specified, available sources: package, swift, image")
         })?;
         self.check(&input)?;
@@ -165,6 +144,10 @@ impl Functions {
             trust_id: delegation.trust,
             trust_reason: delegation.reason,
             latest_version: 0,
+            version_counter: 0,
+            status: FunctionStatus::Available,
+            status_reason: None,
+            image_id: None,
             created_at: Timestamp::now(),
             updated_at: None,
         };
@@ -173,7 +156,7 @@ impl Functions {
             // Again, and in the transaction: it may have been deleted while the package came in.
             let runtime = db::runtimes::find_any(&tx, id).await?;
             if source != Source::Image && runtime.is_none_or(|r| r.status != RuntimeStatus::Available) {
-                return Err(Error::Invalid(runtimes::not_available_text(id)));
+                return Err(Error::Invalid(not_available_text(id)));
             }
         }
         db::functions::insert(&tx, row.clone()).await?;
@@ -266,7 +249,7 @@ impl Functions {
     /// Whoever has a function run other code lends it its own rights, with the token at hand: nobody's
     /// are used for code of another's, nor more than this token has. `None` where there is nothing to lend.
     async fn delegate_anew(&self, caller: &Caller, current: &function::Model) -> Result<Option<Delegation>> {
-        let source = source_of(current)?;
+        let source = current.source()?;
         if source == Source::Image || self.trusts.keystone().is_none() {
             return Ok(None);
         }
@@ -363,7 +346,7 @@ impl Functions {
         let runtime = db::runtimes::find(self.db.reader(), &id, &caller.project_id).await?;
         let runtime = runtime.ok_or_else(|| Error::not_found("Runtime", &id))?;
         if source != Source::Image && runtime.status != RuntimeStatus::Available {
-            return Err(Error::Invalid(runtimes::not_available_text(&id)));
+            return Err(Error::Invalid(not_available_text(&id)));
         }
         Ok(Some(id))
     }
@@ -376,10 +359,10 @@ impl Functions {
         if db::functions::has_live_jobs(self.db.reader(), &current.id).await? {
             return Err(live_jobs());
         }
-        let source = source_of(current)?;
+        let source = current.source()?;
         if let Some(code) = code
             && code.contains_key("source")
-            && Source::from_code(code) != Some(source)
+            && Source::of_code(code) != Some(source)
         {
             return Err(Error::invalid("The function code type can not be changed."));
         }

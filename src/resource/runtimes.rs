@@ -5,6 +5,7 @@ use sea_orm::{Iterable, Set};
 use super::{MAX_TEXT, check_length};
 use crate::db::{self, Db};
 use crate::engine::gateway::Gateway;
+use crate::engine::target::not_available;
 use crate::error::{Error, Result};
 use crate::model::{Caller, RuntimeId, RuntimeStatus, Timestamp, runtime};
 
@@ -133,14 +134,6 @@ impl Runtimes {
         self.engine.runtimes_changed();
         Ok(())
     }
-}
-
-pub(super) fn not_available(id: &RuntimeId) -> Error {
-    Error::Conflict(not_available_text(id))
-}
-
-pub(super) fn not_available_text(id: &RuntimeId) -> String {
-    format!("Runtime {id} is not available.")
 }
 
 fn check_texts(name: Option<&str>, description: Option<&str>, image: Option<&str>) -> Result<()> {

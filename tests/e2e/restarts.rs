@@ -244,6 +244,7 @@ async fn what_an_engine_on_another_machine_ran_ends_once_its_lease_is_over() {
                 engine_id: Some(engine.id.clone()),
                 worker: Some("elsewhere".into()),
                 request_id: None,
+                deadline_at: None,
                 created_at: now,
                 updated_at: None,
             };

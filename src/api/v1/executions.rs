@@ -14,6 +14,7 @@ use crate::api::middleware::RequestId;
 use crate::api::route::at;
 use crate::api::wire::{Shape, boolean, ignored, integer, read_only, text, uuid};
 use crate::db::executions::Filters;
+use crate::engine::target::Reference;
 use crate::error::Error;
 use crate::model::{Caller, ExecutionId, ExecutionStatus, Input, execution};
 use crate::policy::Target;
@@ -130,9 +131,11 @@ async fn create(
     app.policy.enforce(&caller, "execution:create")?;
     let body: ExecutionBody = body.parse(&SHAPE)?;
     let call = Call {
-        function_id: body.function_id.map(Into::into),
-        version: body.function_version.unwrap_or(0),
-        alias: body.function_alias,
+        reference: Reference {
+            function_id: body.function_id.map(Into::into),
+            version: body.function_version.unwrap_or(0),
+            alias: body.function_alias,
+        },
         description: body.description,
         sync: body.sync.unwrap_or(true),
         input: Input::from_text(body.input.as_deref()),
@@ -206,6 +209,7 @@ mod tests {
             engine_id: None,
             worker: None,
             request_id: None,
+            deadline_at: None,
             created_at: Timestamp(1_767_323_045_000_000),
             updated_at: Some(Timestamp(1_767_323_046_000_000)),
         }

@@ -281,7 +281,7 @@ async fn detach(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Timestamp;
+    use crate::model::{FunctionStatus, Timestamp};
 
     fn row() -> function::Model {
         function::Model {
@@ -302,6 +302,10 @@ mod tests {
             trust_id: None,
             trust_reason: Some("no trust".to_owned()),
             latest_version: 0,
+            version_counter: 0,
+            status: FunctionStatus::Available,
+            status_reason: None,
+            image_id: None,
             created_at: Timestamp(1_767_323_045_000_000),
             updated_at: None,
         }

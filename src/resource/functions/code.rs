@@ -4,7 +4,7 @@ use futures_util::TryStreamExt;
 use serde_json::{Map, Value, json};
 use tokio_util::io::StreamReader;
 
-use super::{Functions, Source, source_of};
+use super::{Functions, Source};
 use crate::error::{Error, Result};
 use crate::model::{Caller, function};
 use crate::openstack::{self, Keystone, Swift};
@@ -50,7 +50,7 @@ impl Functions {
         code: Option<&Map<String, Value>>,
         package: Option<Received>,
     ) -> Result<Option<New>> {
-        if source_of(current)? != Source::Swift {
+        if current.source()? != Source::Swift {
             return self.new_package(current, code, package).await;
         }
         if package.is_some() {
