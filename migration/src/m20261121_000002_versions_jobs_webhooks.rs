@@ -68,7 +68,7 @@ fn columns(backend: DbBackend) -> Vec<(DynIden, String, ColumnDef)> {
                 integer(F::VersionCounter).default(0).take(),
                 string_len(F::Status, 32).default("available").take(),
                 long_text(F::StatusReason.into_iden()),
-                string_len_null(F::ImageId, 80),
+                string_len_null(F::ImageDigest, 400),
             ],
         ),
         of(V::Table, vec![string_len_null(V::TrustId, 80), string_len_null(V::TrustReason, 255)]),
@@ -129,7 +129,7 @@ enum Functions {
     VersionCounter,
     Status,
     StatusReason,
-    ImageId,
+    ImageDigest,
 }
 
 #[derive(DeriveIden)]

@@ -22,6 +22,7 @@ config! {
         pub docker: Docker,
         pub engine: Engine,
         pub http_basic: HttpBasic,
+        pub images: Images,
         pub keystone_authtoken: KeystoneAuthtoken,
         pub logging: Logging,
         pub network: Network,
@@ -97,6 +98,8 @@ section! {
     pub struct Docker {
         /// Socket of the Docker engine.
         pub socket: PathBuf as "path" = "/var/run/docker.sock".into();
+        /// File with the credentials of registries, in the form of Docker's `config.json`; empty for none.
+        pub auth_file: PathBuf as "path" = PathBuf::new();
         /// Label that tells this deployment's containers from another's on the same machine.
         pub deployment: String as "text" = "taibai".to_owned();
         /// Directory for workers' sockets and files. Short: a socket's path holds 107 bytes.
@@ -177,6 +180,37 @@ section! {
         pub user_file: PathBuf as "path" = "/etc/taibai/htpasswd".into();
         /// Names of users, separated by commas, who have the role `admin` besides those in the file.
         pub admins: String as "text" = String::new();
+    }
+}
+
+/// When an image is asked of its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pull {
+    Never,
+    /// When it is not on the machine.
+    Missing,
+    /// When a function is created from it. An execution runs what was found then.
+    Always,
+}
+
+section! {
+    /// `[images]`: functions that are container images.
+    pub struct Images {
+        /// Images that may be functions, as `registry/repository:tag` in full, with `*` for any characters:
+        /// `docker.io/library/*` or `registry.example.org/team/*:stable`. What a user writes is completed first, as
+        /// Docker does. Empty for none.
+        pub allowed: Vec<String> as "list" = vec!["*".to_owned()];
+        /// When an image is pulled: `never`, `missing` or `always`.
+        pub pull: Pull as "choice" = Pull::Missing;
+        /// How long a pull may take.
+        pub pull_timeout: Duration as "duration" = Duration::from_secs(600);
+        /// Containers of images that run at once on this machine; more wait as calls for a worker do.
+        pub max_containers: u32 as "number" = 16;
+        /// Keep the image's files from being written to. `/tmp` can be written in any case.
+        pub read_only: bool as "flag" = true;
+        /// Most bytes in `/tmp`, which count as memory of the function.
+        pub tmp_bytes: u64 as "bytes" = 64 << 20;
     }
 }
 

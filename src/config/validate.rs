@@ -9,8 +9,8 @@ use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Api, AuthStrategy, Config, Database, Docker, Engine, Error, HttpBasic, KeystoneAuthtoken, Logging,
-    Network, OsloPolicy, ResourceLimits, Storage, StorageDriver,
+    Api, AuthStrategy, Config, Database, Docker, Engine, Error, HttpBasic, Images, KeystoneAuthtoken,
+    Logging, Network, OsloPolicy, ResourceLimits, Storage, StorageDriver,
 };
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -40,6 +40,7 @@ impl Config {
         docker(&self.docker, &self.engine)?;
         engine(&self.engine)?;
         http_basic(&self.http_basic)?;
+        images(&self.images)?;
         // Packages in Swift are kept in the service's name, however callers are known.
         if self.api.auth_strategy == AuthStrategy::Keystone || self.storage.driver == StorageDriver::Swift {
             self.keystone_authtoken.validate()?;
@@ -151,6 +152,12 @@ impl KeystoneAuthtoken {
         }
         Ok(())
     }
+}
+
+fn images(images: &Images) -> Result {
+    positive("images", "pull_timeout", images.pull_timeout)?;
+    at_least("images", "max_containers", images.max_containers.into(), 1)?;
+    at_least("images", "tmp_bytes", images.tmp_bytes, 1)
 }
 
 fn http_basic(http_basic: &HttpBasic) -> Result {

@@ -8,7 +8,9 @@ use sea_orm::{
 
 use super::{Filter, Result, Transaction, updated, within};
 use crate::model::function::{ActiveModel, Column, Entity, Model};
-use crate::model::{FunctionId, JobStatus, RuntimeId, Scope, Timestamp, alias, job, version, webhook};
+use crate::model::{
+    FunctionId, FunctionStatus, JobStatus, RuntimeId, Scope, Timestamp, alias, job, version, webhook,
+};
 
 pub async fn insert(db: &impl ConnectionTrait, function: Model) -> Result<()> {
     Entity::insert(function.into_active_model()).exec_without_returning(db).await?;
@@ -84,6 +86,30 @@ pub async fn set_object(
             Some(from) => Column::ObjectEtag.eq(from),
             None => Column::ObjectEtag.is_null(),
         })
+        .exec(db)
+        .await?;
+    Ok(done.rows_affected == 1)
+}
+
+/// Functions whose image is still to be looked for.
+pub async fn list_creating(db: &impl ConnectionTrait) -> Result<Vec<Model>> {
+    let creating = Entity::find().filter(Column::Status.eq(FunctionStatus::Creating));
+    Ok(creating.order_by_asc(Column::CreatedAt).all(db).await?)
+}
+
+/// Notes what came of looking for the image of a function; `false` where others noted it meanwhile.
+pub async fn set_image(
+    db: &impl ConnectionTrait,
+    id: &FunctionId,
+    found: std::result::Result<&str, &str>,
+) -> Result<bool> {
+    let status = if found.is_ok() { FunctionStatus::Available } else { FunctionStatus::Error };
+    let done = Entity::update_many()
+        .col_expr(Column::Status, Expr::value(status))
+        .col_expr(Column::ImageDigest, Expr::value(found.ok()))
+        .col_expr(Column::StatusReason, Expr::value(found.err()))
+        .filter(Column::Id.eq(id.clone()))
+        .filter(Column::Status.eq(FunctionStatus::Creating))
         .exec(db)
         .await?;
     Ok(done.rows_affected == 1)

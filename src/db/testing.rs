@@ -97,7 +97,7 @@ pub(crate) fn function(runtime: &RuntimeId) -> function::Model {
         version_counter: 3,
         status: FunctionStatus::Available,
         status_reason: Some("none".into()),
-        image_id: Some("sha256:0".into()),
+        image_digest: Some("sha256:0".into()),
         created_at: Timestamp::now(),
         updated_at: Some(Timestamp(2)),
     }

@@ -12,11 +12,11 @@ use super::pool::Lease;
 use super::run::{finish, outcome_of, put_back};
 use super::supervisor::Supervisor;
 use super::worker::{FunctionKey, Worker};
-use super::{Core, keeper, presence};
+use super::{Core, images, keeper, presence};
 use crate::db;
 use crate::error::Result;
 use crate::model::{EngineId, Start, WorkerName, execution};
-use crate::orchestrator::{self, ObservedWorker};
+use crate::orchestrator::{self, ObservedRun, ObservedWorker};
 use crate::telemetry::Chain;
 
 /// How long a supervisor may take over what it answers at once.
@@ -74,15 +74,19 @@ async fn one(core: &Arc<Core>, observed: ObservedWorker) -> Result<Adopted, Stri
     Ok(Adopted { worker, running: running.into_iter().zip(taken.leases).collect(), ended })
 }
 
-/// Takes over what dead engines of this machine were running, by what the adopted workers know.
+/// Takes over what dead engines of this machine were running, by what the adopted workers know and by the
+/// containers that they `left`. Those that are nobody's by then are the reaper's.
 pub(super) async fn take_over(
     core: &Arc<Core>,
     dead: &[EngineId],
     mut adopted: HashMap<WorkerName, Adopted>,
+    mut left: Vec<ObservedRun>,
 ) -> Result<()> {
     if !dead.is_empty() {
         for row in db::executions::list_running_of(core.db.reader(), dead).await? {
-            one_execution(core, row, &mut adopted).await?;
+            let at = left.iter().position(|run| run.name.execution == row.id);
+            let left = at.map(|at| left.swap_remove(at));
+            one_execution(core, row, &mut adopted, left).await?;
         }
         for engine in dead {
             db::engines::remove(&core.db.writer(), engine).await?;
@@ -102,9 +106,17 @@ async fn one_execution(
     core: &Arc<Core>,
     row: execution::Model,
     adopted: &mut HashMap<WorkerName, Adopted>,
+    left: Option<ObservedRun>,
 ) -> Result<()> {
     let taken = db::executions::take_over(&core.db.writer(), &row.id, row.epoch, &core.id).await?;
     let Some(epoch) = taken else { return Ok(()) };
+    if let Some(left) = left
+        && !row.sync
+    {
+        tracing::info!(execution.id = %row.id, "a container that was running is taken over");
+        images::collect(core, left, row, epoch);
+        return Ok(());
+    }
     let worker = row.worker.as_ref().and_then(|name| adopted.get_mut(name));
     let (false, Some(worker)) = (row.sync, worker) else {
         tracing::info!(execution.id = %row.id, sync = row.sync, "an execution was left behind and ends");

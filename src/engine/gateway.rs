@@ -153,6 +153,12 @@ impl Gateway {
         }
     }
 
+    /// Says that there is a function whose image is to be looked for.
+    pub fn images_changed(&self) {
+        // What looks at runtimes looks for images.
+        self.runtimes_changed();
+    }
+
     /// Says that an execution was accepted elsewhere.
     pub fn accepted(&self) {
         match &self.0 {

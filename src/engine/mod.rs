@@ -21,6 +21,7 @@ mod adopt;
 mod code;
 pub mod endpoint;
 pub mod gateway;
+mod images;
 mod keeper;
 pub mod place;
 pub mod pool;
@@ -41,6 +42,7 @@ pub mod worker;
 pub use presence::{LockError, NodeLock};
 
 use gateway::Gateway;
+use images::Images;
 use pool::{Limits, Pool};
 use recorder::Recorder;
 pub use sessions::Sessions;
@@ -88,6 +90,7 @@ struct Core {
     sessions: Option<Sessions>,
     metrics: Metrics,
     pool: Arc<Pool>,
+    images: Images,
     recorder: Recorder,
     /// Synchronous calls that have no answer yet.
     calls: AtomicUsize,
@@ -133,6 +136,7 @@ impl Core {
             orchestrator,
             sessions,
             metrics,
+            images: Images::new(config),
             pool: Pool::new(limits, spawns, reaper.clone()),
             recorder,
             calls: AtomicUsize::new(0),
@@ -230,7 +234,9 @@ impl Engine {
         }
         let dead = presence::predecessors(&core).await?;
         let adopted = adopt::adopt(&core).await?;
-        adopt::take_over(&core, &dead, adopted).await?;
+        let left = core.orchestrator.list_runs().await?;
+        adopt::take_over(&core, &dead, adopted, left).await?;
+        images::orphans(&core).await?;
 
         core.tasks.spawn(keeper::keep_all(core.clone(), spawns));
         core.tasks.spawn(presence::keep(core.clone()));
@@ -270,6 +276,13 @@ impl Engine {
             }
         }
         core.letting_go.cancel();
+        if !core.engine.keep_workers_on_shutdown {
+            for run in core.images.running() {
+                if let Err(error) = core.orchestrator.remove_run(&run).await {
+                    tracing::warn!(execution.id = %run.execution, error = %Chain(&error), "a container is left behind");
+                }
+            }
+        }
         core.tasks.close();
         if timeout(ENDING, core.tasks.wait()).await.is_err() {
             tracing::warn!("tasks of the engine did not end");
@@ -282,6 +295,7 @@ impl Engine {
     /// Waits until no execution holds a slot and none is written.
     async fn quiet(&self) {
         while self.core.pool.list().iter().any(|info| info.state.in_flight() > 0)
+            || !self.core.images.running().is_empty()
             || self.core.calls.load(Ordering::SeqCst) > 0
         {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Core;
 use super::worker::{FunctionKey, WorkerState};
+use super::{Core, images};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::model::{RuntimeId, RuntimeStatus, Scope, runtime};
@@ -46,11 +46,17 @@ pub(super) async fn run(core: Arc<Core>) {
         if let Err(error) = runtimes(&core, &probing).await {
             tracing::warn!(error = %Chain(&error), "runtimes could not be brought into step");
         }
+        if let Err(error) = images::look(&core).await {
+            tracing::warn!(error = %Chain(&error), "images of functions could not be looked for");
+        }
         idle(&core);
         if Instant::now() >= full_at {
             full_at = Instant::now() + FULL;
             if let Err(error) = orphans(&core).await {
                 tracing::warn!(error = %Chain(&error), "containers could not be brought into step");
+            }
+            if let Err(error) = images::orphans(&core).await {
+                tracing::warn!(error = %Chain(&error), "containers of images could not be brought into step");
             }
             if let Err(error) = functions(&core).await {
                 tracing::warn!(error = %Chain(&error), "functions could not be looked up");

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Core;
 use super::gateway::NewExecution;
+use super::images;
 use super::pool::{self, Lease};
 use super::recorder::Claim;
 use super::sessions::{self, Session};
@@ -18,6 +19,7 @@ use super::target::{Target, no_version};
 use super::worker::FunctionKey;
 use crate::db;
 use crate::error::{Error, Result, Source};
+use crate::model::function::{self, Source as CodeSource};
 use crate::model::{
     ExecutionId, ExecutionStatus, FunctionId, Outcome, Reason, RuntimeId, Scope, Start, Timestamp, TrustId,
     execution,
@@ -36,7 +38,7 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What Qinling's clients know of a function that used too much.
-const TOO_MUCH: &str = "Function execution failed because of too much resource consumption";
+pub(super) const TOO_MUCH: &str = "Function execution failed because of too much resource consumption";
 
 /// What it takes to run a function once.
 #[derive(Debug)]
@@ -138,6 +140,9 @@ pub(super) fn new_row(new: &NewExecution) -> execution::Model {
 
 /// Runs a synchronous call and returns the finished row.
 pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Model> {
+    if new.target.function.source()? == CodeSource::Image {
+        return images::call(core, new).await;
+    }
     let mut plan = Plan::of(core, &new.target).await?;
     let mut row = new_row(&new);
     row.status = ExecutionStatus::Running;
@@ -205,12 +210,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
         let found = db::executions::find(core.db.reader(), &row.id, &Scope::All).await?;
         return found.ok_or_else(|| Error::not_found("Execution", &row.id));
     }
-    row.status = outcome.status;
-    row.result = Some(outcome.result);
-    row.reason = outcome.reason.map(|reason| reason.as_str().to_owned());
-    row.start = outcome.start;
-    row.updated_at = Some(Timestamp::now());
-    Ok(row)
+    Ok(row.ended(outcome))
 }
 
 /// What became of a pending row.
@@ -226,9 +226,10 @@ pub(super) enum Claimed {
 /// it down before.
 pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> Claimed {
     let later = Claimed::Later { turned_down: false };
-    let plan = match plan_of(core, &row).await {
-        Ok(Some(plan)) => plan,
-        Ok(None) => return dismiss(core, &row, "The function was removed.").await,
+    let plan = match work_of(core, &row).await {
+        Ok(Some(Work::Worker(plan))) => plan,
+        Ok(Some(Work::Image(function))) => return images::claimed(core, row, &function).await,
+        Ok(None) => return dismiss(core, &row, not_prepared("The function was removed.")).await,
         Err(error) => {
             tracing::warn!(execution.id = %row.id, error = %Chain(&error), "an execution cannot be prepared yet");
             return later;
@@ -241,7 +242,7 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
         Ok(session) => session,
         Err(error @ sessions::Error::Invalid) => {
             return match plan.renewed(core).await {
-                Ok(None) => dismiss(core, &row, &error.to_string()).await,
+                Ok(None) => dismiss(core, &row, not_prepared(&error.to_string())).await,
                 Ok(Some(_)) | Err(_) => later,
             };
         }
@@ -252,9 +253,9 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
     };
     let lease = match core.pool.lease(&plan.key, &plan.runtime, deadline).await {
         Ok(lease) => lease,
-        Err(pool::Error::Preparation(why)) => return dismiss(core, &row, &why).await,
+        Err(pool::Error::Preparation(why)) => return dismiss(core, &row, not_prepared(&why)).await,
         Err(error @ pool::Error::Missing) => match plan.renewed(core).await {
-            Ok(None) => return dismiss(core, &row, &error.to_string()).await,
+            Ok(None) => return dismiss(core, &row, not_prepared(&error.to_string())).await,
             Ok(Some(_)) | Err(_) => return later,
         },
         Err(pool::Error::Full | pool::Error::TimedOut | pool::Error::Closed) => return later,
@@ -296,23 +297,38 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
     Claimed::Done
 }
 
+/// How a row is run.
+#[derive(Debug)]
+enum Work {
+    Worker(Plan),
+    Image(Box<function::Model>),
+}
+
 /// `None` where the function, or its version, is gone.
-async fn plan_of(core: &Core, row: &execution::Model) -> Result<Option<Plan>> {
+async fn work_of(core: &Core, row: &execution::Model) -> Result<Option<Work>> {
     let Some(function) = function_of(core, &row.function_id).await? else { return Ok(None) };
+    if function.source()? == CodeSource::Image {
+        return Ok(Some(Work::Image(Box::new(function))));
+    }
     let target = Target { function, version: row.function_version };
     match Plan::of(core, &target).await {
-        Ok(plan) => Ok(Some(plan)),
+        Ok(plan) => Ok(Some(Work::Worker(plan))),
         Err(Error::NotFound { .. } | Error::NotSupported(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-async fn function_of(core: &Core, id: &FunctionId) -> Result<Option<crate::model::function::Model>> {
+pub(super) async fn function_of(core: &Core, id: &FunctionId) -> Result<Option<function::Model>> {
     Ok(db::functions::find(core.db.reader(), id, &Scope::All).await?)
 }
 
-async fn dismiss(core: &Core, row: &execution::Model, why: &str) -> Claimed {
-    match core.recorder.dismiss(row.id.clone(), Outcome::error(Reason::Preparation, why)).await {
+fn not_prepared(why: &str) -> Outcome {
+    Outcome::error(Reason::Preparation, why)
+}
+
+/// Ends a row that nobody has claimed.
+pub(super) async fn dismiss(core: &Core, row: &execution::Model, outcome: Outcome) -> Claimed {
+    match core.recorder.dismiss(row.id.clone(), outcome).await {
         Ok(_) => Claimed::Done,
         Err(error) => {
             tracing::warn!(execution.id = %row.id, error = %Chain(&error), "an end could not be written yet");

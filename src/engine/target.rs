@@ -52,10 +52,14 @@ impl Target {
     /// Refuses what cannot be run now.
     pub async fn check_runnable(&self, db: &Db) -> Result<()> {
         if self.function.source()? == Source::Image {
-            return Err(Error::NotSupported("Image functions are not supported yet.".to_owned()));
-        }
-        if self.function.status != FunctionStatus::Available {
-            return Err(Error::Conflict(format!("Function {} is not available.", self.function.id)));
+            // One whose image is still looked for waits for that.
+            return match self.function.status {
+                FunctionStatus::Available | FunctionStatus::Creating => Ok(()),
+                FunctionStatus::Error => {
+                    let why = self.function.status_reason.as_deref().unwrap_or_default();
+                    Err(Error::Conflict(format!("Function {} is not available. {why}", self.function.id)))
+                }
+            };
         }
         let Some(id) = &self.function.runtime_id else {
             return Err(Error::internal("a function with a package has no runtime"));

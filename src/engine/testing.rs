@@ -9,7 +9,10 @@ use super::{Core, Means};
 use crate::config::Config;
 use crate::db::Db;
 use crate::model::WorkerName;
-use crate::orchestrator::{Error, ObservedWorker, Orchestrator, RuntimeImage, StartedWorker, WorkerSpec};
+use crate::orchestrator::{
+    Error, FoundImage, ObservedRun, ObservedWorker, Orchestrator, RunEnd, RunName, RunSpec, RuntimeImage,
+    StartedWorker, WorkerSpec,
+};
 use crate::storage::PackageStore;
 use crate::telemetry::Metrics;
 
@@ -43,6 +46,34 @@ impl Orchestrator for NoContainers {
 
     async fn inspect_image(&self, reference: &str) -> Result<RuntimeImage, Error> {
         Err(Error::ImageNotFound { reference: reference.to_owned() })
+    }
+
+    async fn find_image(&self, _: &str) -> Result<Option<FoundImage>, Error> {
+        Ok(None)
+    }
+
+    async fn pull_image(&self, reference: &str) -> Result<(), Error> {
+        Err(Error::NotPulled { reference: reference.to_owned(), why: "there is no registry".to_owned() })
+    }
+
+    async fn start_run(&self, _: &RunSpec) -> Result<(), Error> {
+        Err(Error::Unavailable("there is none".into()))
+    }
+
+    async fn follow_run(&self, _: &RunName, _: u64) -> Result<RunEnd, Error> {
+        Err(Error::Unavailable("there is none".into()))
+    }
+
+    async fn kill_run(&self, _: &RunName) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn remove_run(&self, _: &RunName) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn list_runs(&self) -> Result<Vec<ObservedRun>, Error> {
+        Ok(Vec::new())
     }
 
     async fn ping(&self) -> Result<(), Error> {

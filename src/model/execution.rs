@@ -1,6 +1,8 @@
 use sea_orm::entity::prelude::*;
 
-use super::{EngineId, ExecutionId, ExecutionStatus, FunctionId, ProjectId, Start, Timestamp, WorkerName};
+use super::{
+    EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, ProjectId, Start, Timestamp, WorkerName,
+};
 #[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "executions")]
 pub struct Model {
@@ -38,3 +40,17 @@ pub struct Model {
 pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
+
+impl Model {
+    /// The row as it is once its end is written.
+    pub fn ended(self, outcome: Outcome) -> Self {
+        Self {
+            status: outcome.status,
+            result: Some(outcome.result),
+            reason: outcome.reason.map(|reason| reason.as_str().to_owned()),
+            start: outcome.start,
+            updated_at: Some(Timestamp::now()),
+            ..self
+        }
+    }
+}

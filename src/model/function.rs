@@ -43,7 +43,7 @@ pub struct Model {
     pub status_reason: Option<String>,
     /// What the name of a function's image meant when it was looked at last, as Docker identifies
     /// images: every execution runs that.
-    pub image_id: Option<String>,
+    pub image_digest: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }
@@ -63,6 +63,13 @@ impl Model {
     pub fn source(&self) -> Result<Source> {
         let code = serde_json::from_str(&self.code).map_err(Error::internal)?;
         Source::of_code(&code).ok_or_else(|| Error::internal("a function is stored without a source"))
+    }
+
+    /// The image that is run, if the function is one, as the user wrote it.
+    pub fn image(&self) -> Option<String> {
+        let code: serde_json::Map<_, _> = serde_json::from_str(&self.code).ok()?;
+        let code: &serde_json::Map<String, serde_json::Value> = &code;
+        Some(code.get("image")?.as_str()?.to_owned())
     }
 
     /// Where the code is, if it is an object in Swift.

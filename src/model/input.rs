@@ -34,12 +34,14 @@ impl Input {
 
     /// As the v1 API shows it: the positional text by itself, an object as JSON text.
     pub fn shown(stored: &str) -> String {
-        match serde_json::from_str::<Map<String, Value>>(stored) {
-            Ok(object) => match object.get(FUNCTION_INPUT) {
-                Some(Value::String(text)) if !text.is_empty() => text.clone(),
-                _ => stored.to_owned(),
-            },
-            Err(_) => stored.to_owned(),
+        Self::positional(stored).unwrap_or_else(|| stored.to_owned())
+    }
+
+    /// The text of an input that was none but text.
+    pub fn positional(stored: &str) -> Option<String> {
+        match serde_json::from_str::<Map<String, Value>>(stored).ok()?.remove(FUNCTION_INPUT) {
+            Some(Value::String(text)) if !text.is_empty() => Some(text),
+            _ => None,
         }
     }
 }

@@ -87,6 +87,25 @@ impl Outcome {
         Self { status, reason: Some(reason), result: result.to_string(), ..Self::empty() }
     }
 
+    /// How a container ended. It has written a log and returned nothing.
+    pub fn image(
+        status: ExecutionStatus,
+        failure: Option<(Reason, &str, Option<&str>)>,
+        seconds: u64,
+    ) -> Self {
+        let mut result = json!({});
+        if let Some((reason, text, detail)) = failure {
+            result["output"] = json!(text);
+            result["reason"] = json!(reason.as_str());
+            if let Some(detail) = detail {
+                result["detail"] = json!(detail);
+            }
+        }
+        result["duration"] = json!(seconds);
+        let reason = failure.map(|(reason, ..)| reason);
+        Self { status, reason, result: result.to_string(), ..Self::empty() }
+    }
+
     /// Something that Taibai could not do.
     pub fn error(reason: Reason, detail: &str) -> Self {
         let result =

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bollard::errors::Error as DockerError;
+use bollard::models::{ContainerCreateBody, ContainerSummary, CreateImageInfo, ErrorDetail};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, KillContainerOptionsBuilder,
+    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
     WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
@@ -21,8 +23,8 @@ use super::bridge::{self, Bridge};
 use super::cgroup::Cgroups;
 use super::files::Files;
 use super::{
-    Error, Network, ObservedWorker, Orchestrator, RuntimeImage, StartedWorker, WorkerSpec, container,
-    first_uid, is_plain, settings,
+    Error, FoundImage, Network, ObservedRun, ObservedWorker, Orchestrator, RunEnd, RunName, RunSpec,
+    RuntimeImage, StartedWorker, WorkerSpec, container, first_uid, image, is_plain, run, settings,
 };
 use crate::config;
 use crate::model::WorkerName;
@@ -51,6 +53,8 @@ pub(super) struct Shared {
     /// Set once, while connecting.
     bridge: OnceLock<Bridge>,
     supervisor: PathBuf,
+    /// Credentials of registries; empty for none.
+    auth_file: PathBuf,
     uid_base: u32,
     overhead_bytes: u64,
     pub(super) files: Files,
@@ -98,6 +102,7 @@ impl Docker {
                 deployment: config.deployment,
                 bridge: OnceLock::new(),
                 supervisor,
+                auth_file: config.auth_file,
                 uid_base: config.uid_base,
                 overhead_bytes: config.overhead_bytes,
                 files,
@@ -157,13 +162,7 @@ impl Orchestrator for Docker {
     }
 
     async fn list(&self) -> Result<Vec<ObservedWorker>, Error> {
-        let label = format!("{}={}", container::DEPLOYMENT, self.shared.deployment);
-        let options = ListContainersOptionsBuilder::new()
-            .all(true)
-            .filters(&HashMap::from([("label", vec![label])]))
-            .build();
-        let found = self.shared.call("list").list_containers(Some(options)).await;
-        let found = found.map_err(|error| failure("listing containers", error))?;
+        let found = self.shared.containers(container::WORKER).await?;
 
         let mut workers = Vec::with_capacity(found.len());
         for summary in found {
@@ -202,6 +201,75 @@ impl Orchestrator for Docker {
         answer.map(drop).map_err(|error| failure("asking Docker", error))
     }
 
+    async fn find_image(&self, reference: &str) -> Result<Option<FoundImage>, Error> {
+        match self.shared.call("inspect_image").inspect_image(reference).await {
+            Ok(image) => Ok(Some(image::found(reference, image)?)),
+            // 400: such a name cannot be an image's.
+            Err(DockerError::DockerResponseServerError { status_code: 400 | 404, .. }) => Ok(None),
+            Err(error) => Err(failure("inspecting an image", error)),
+        }
+    }
+
+    async fn pull_image(&self, reference: &str) -> Result<(), Error> {
+        let (file, name) = (self.shared.auth_file.clone(), reference.to_owned());
+        let reading = tokio::task::spawn_blocking(move || image::credentials(&file, &name));
+        let credentials = reading.await.map_err(|error| Error::failed("reading credentials", error))??;
+        let options = CreateImageOptionsBuilder::new().from_image(reference).build();
+        let mut pulling = self.shared.call("pull").create_image(Some(options), None, credentials);
+        let refused = |why: String| Error::NotPulled { reference: reference.to_owned(), why };
+        while let Some(progress) = pulling.next().await {
+            match progress {
+                Ok(CreateImageInfo { error_detail: Some(ErrorDetail { message, .. }), .. }) => {
+                    return Err(refused(message.unwrap_or_default()));
+                }
+                Ok(_) => {}
+                Err(
+                    DockerError::DockerResponseServerError { message, .. }
+                    | DockerError::DockerStreamError { error: message },
+                ) => return Err(refused(message)),
+                Err(error) => return Err(failure("pulling an image", error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_run(&self, spec: &RunSpec) -> Result<(), Error> {
+        let (shared, spec) = (self.shared.clone(), spec.clone());
+        finish("starting a container", async move {
+            let started = shared.start_run(&spec).await;
+            if started.is_err()
+                && let Err(left) = shared.remove_run(&spec.name).await
+            {
+                tracing::warn!(error = %Chain(&left), "a failed start left a container behind");
+            }
+            started
+        })
+        .await
+    }
+
+    async fn follow_run(&self, name: &RunName, max_log_bytes: u64) -> Result<RunEnd, Error> {
+        self.shared.follow_run(&name.container(&self.shared.deployment), max_log_bytes).await
+    }
+
+    async fn kill_run(&self, name: &RunName) -> Result<(), Error> {
+        let name = name.container(&self.shared.deployment);
+        let options = KillContainerOptionsBuilder::new().signal("KILL").build();
+        match self.shared.call("kill").kill_container(&name, Some(options)).await {
+            // 409: it does not run.
+            Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+            Err(error) => Err(failure("killing a container", error)),
+        }
+    }
+
+    async fn remove_run(&self, name: &RunName) -> Result<(), Error> {
+        let (shared, name) = (self.shared.clone(), name.clone());
+        finish("removing a container", async move { shared.remove_run(&name).await }).await
+    }
+
+    async fn list_runs(&self) -> Result<Vec<ObservedRun>, Error> {
+        Ok(self.shared.containers(run::EXECUTION).await?.into_iter().filter_map(run::seen).collect())
+    }
+
     async fn release_network(&self) -> Result<bool, Error> {
         bridge::remove(&self.shared, false).await
     }
@@ -212,6 +280,55 @@ impl Shared {
     pub(super) fn call(&self, call: &'static str) -> &bollard::Docker {
         self.calls.with_label_values(&[call]).inc();
         &self.client
+    }
+
+    /// The deployment's containers that have a label, in any state.
+    async fn containers(&self, having: &str) -> Result<Vec<ContainerSummary>, Error> {
+        let ours = format!("{}={}", container::DEPLOYMENT, self.deployment);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&HashMap::from([("label", vec![ours, having.to_owned()])]))
+            .build();
+        let found = self.call("list").list_containers(Some(options)).await;
+        found.map_err(|error| failure("listing containers", error))
+    }
+
+    async fn start_run(&self, spec: &RunSpec) -> Result<(), Error> {
+        let connection = match (spec.network, self.bridge.get()) {
+            (Network::Bridge, Some(bridge)) => Some(bridge.connection(&self.deployment)?),
+            _ => None,
+        };
+        let name = spec.name.container(&self.deployment);
+        let body = run::body(spec, &self.deployment, connection.as_ref())?;
+        self.create_and_start(&name, &spec.image, body).await.map(drop)
+    }
+
+    async fn follow_run(&self, name: &str, max_log_bytes: u64) -> Result<RunEnd, Error> {
+        let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).build();
+        let mut log = run::Log::default();
+        let mut lines = Box::pin(self.call("logs").logs(name, Some(options)));
+        while let Some(line) = lines.next().await {
+            let line = line.map_err(|error| failure("reading a container's log", error))?;
+            log.push(&line.into_bytes(), max_log_bytes);
+        }
+        // The log ends a moment before the container does.
+        let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+        let _ = self.call("wait").wait_container(name, Some(options)).next().await;
+        let found = self.call("inspect").inspect_container(name, None).await;
+        let found = found.map_err(|error| failure("inspecting a container", error))?;
+        let state = found.state.unwrap_or_default();
+        let (log, log_truncated) = log.into_text();
+        Ok(RunEnd {
+            exit_code: state.exit_code.unwrap_or(-1),
+            out_of_memory: state.oom_killed.unwrap_or(false),
+            took: run::took(&state),
+            log,
+            log_truncated,
+        })
+    }
+
+    async fn remove_run(&self, name: &RunName) -> Result<(), Error> {
+        self.remove_labelled(&name.container(&self.deployment), run::EXECUTION, name.execution.as_str()).await
     }
 
     /// Waits until nobody else starts or stops the worker.
@@ -276,14 +393,23 @@ impl Shared {
 
     async fn run(&self, spec: &WorkerSpec, parts: &container::Parts<'_>) -> Result<String, Error> {
         let name = container::name(&self.deployment, &spec.name);
-        let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let body = container::body(spec, parts)?;
+        self.create_and_start(&name, &spec.image_id, container::body(spec, parts)?).await
+    }
+
+    /// Returns Docker's id of the container.
+    async fn create_and_start(
+        &self,
+        name: &str,
+        image: &str,
+        body: ContainerCreateBody,
+    ) -> Result<String, Error> {
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
         let created = match self.call("create").create_container(Some(options), body).await {
             Ok(created) => created,
             Err(DockerError::DockerResponseServerError { status_code: 404, message })
                 if message.contains("No such image") =>
             {
-                return Err(Error::ImageNotFound { reference: spec.image_id.clone() });
+                return Err(Error::ImageNotFound { reference: image.to_owned() });
             }
             Err(error) => return Err(failure("creating a container", error)),
         };
@@ -316,12 +442,17 @@ impl Shared {
 
     pub(super) async fn remove_container(&self, worker: &WorkerName) -> Result<(), Error> {
         let name = container::name(&self.deployment, worker);
+        self.remove_labelled(&name, container::WORKER, worker.as_str()).await
+    }
+
+    /// Removes a container of ours that has this label.
+    async fn remove_labelled(&self, name: &str, label: &str, value: &str) -> Result<(), Error> {
         // `a-b` of deployment `c` and `b` of `c-a` have containers of one name.
-        match self.call("inspect").inspect_container(&name, None).await {
+        match self.call("inspect").inspect_container(name, None).await {
             Ok(found) => {
                 let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
                 let is = |label, value: &str| labels.get(label).is_some_and(|found| found == value);
-                if !is(container::DEPLOYMENT, &self.deployment) || !is(container::WORKER, worker.as_str()) {
+                if !is(container::DEPLOYMENT, &self.deployment) || !is(label, value) {
                     return Ok(());
                 }
             }
@@ -332,7 +463,7 @@ impl Shared {
         let until = Instant::now() + REMOVAL;
         loop {
             let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-            match self.call("remove").remove_container(&name, Some(options)).await {
+            match self.call("remove").remove_container(name, Some(options)).await {
                 Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {
                     return Ok(());
                 }

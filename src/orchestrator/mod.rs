@@ -5,6 +5,8 @@ mod cgroup;
 mod container;
 mod docker;
 mod files;
+mod image;
+mod run;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use crate::network::Guard;
 
 pub use container::SHIM_LABEL;
 pub use docker::{Docker, call_counter};
+pub use image::ImageName;
+pub use run::{ObservedRun, RunEnd, RunName, RunSpec};
 
 /// Runs containers for the engine.
 #[async_trait]
@@ -40,6 +44,28 @@ pub trait Orchestrator: Send + Sync + 'static {
 
     /// Looks at an image that is on this machine; none is pulled.
     async fn inspect_image(&self, reference: &str) -> Result<RuntimeImage, Error>;
+
+    /// Looks for an image on this machine, by a name or by what [`FoundImage::digest`] was.
+    async fn find_image(&self, reference: &str) -> Result<Option<FoundImage>, Error>;
+
+    /// Gets an image from its registry, with the operator's credentials for it. Goes on, as Docker does,
+    /// where the future is dropped early.
+    async fn pull_image(&self, reference: &str) -> Result<(), Error>;
+
+    /// Creates and starts a container that runs to its end by itself.
+    async fn start_run(&self, spec: &RunSpec) -> Result<(), Error>;
+
+    /// Waits until such a container has ended, and says how. May be called again.
+    async fn follow_run(&self, name: &RunName, max_log_bytes: u64) -> Result<RunEnd, Error>;
+
+    /// Kills what runs in it. One that has ended, or is gone, is killed already.
+    async fn kill_run(&self, name: &RunName) -> Result<(), Error>;
+
+    /// Removes it, in any state. Removing one that is gone already succeeds.
+    async fn remove_run(&self, name: &RunName) -> Result<(), Error>;
+
+    /// Every such container of this deployment, in any state.
+    async fn list_runs(&self) -> Result<Vec<ObservedRun>, Error>;
 
     /// Asks whether containers can be run now.
     async fn ping(&self) -> Result<(), Error>;
@@ -136,8 +162,21 @@ pub struct RuntimeImage {
     pub shim: Vec<String>,
 }
 
+/// An image that is on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundImage {
+    /// What names these very bytes: as the registry does, or as only this machine does where the image came
+    /// from no registry.
+    pub digest: String,
+    /// Directories that the image wants kept outside of it.
+    pub has_volumes: bool,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What the registry, or Docker in its place, says.
+    #[error("image {reference} could not be pulled: {why}")]
+    NotPulled { reference: String, why: String },
     #[error("image {reference} is not on this machine")]
     ImageNotFound { reference: String },
     #[error("image {reference} is not a runtime: {why}")]

@@ -53,6 +53,8 @@ pub struct Functions {
     archive_limits: archive::Limits,
     /// Most bytes of an object in Swift.
     max_object_bytes: u64,
+    /// Patterns of images that may be functions.
+    allowed_images: Vec<String>,
 }
 
 impl Functions {
@@ -69,6 +71,7 @@ impl Functions {
             db,
             engine,
             packages: Packages::new(store),
+            allowed_images: config.images.allowed.clone(),
             max_object_bytes: config.storage.max_package_bytes,
             limits: config.resource_limits.clone(),
             archive_limits: config.storage.archive_limits(),
@@ -120,7 +123,7 @@ impl Functions {
         let new = match source {
             Source::Package => self.package(&code, input.package.take()).await?,
             Source::Swift => self.object(caller, &code).await?,
-            Source::Image => code::image(&code)?,
+            Source::Image => code::image(&code, &self.allowed_images)?,
         };
         let delegation = self.delegate(caller, source).await?;
         // Held until the row is committed, so that nobody deletes the package in between.
@@ -145,9 +148,12 @@ impl Functions {
             trust_reason: delegation.reason,
             latest_version: 0,
             version_counter: 0,
-            status: FunctionStatus::Available,
+            status: match source {
+                Source::Image => FunctionStatus::Creating,
+                _ => FunctionStatus::Available,
+            },
             status_reason: None,
-            image_id: None,
+            image_digest: None,
             created_at: Timestamp::now(),
             updated_at: None,
         };
@@ -161,6 +167,9 @@ impl Functions {
         }
         db::functions::insert(&tx, row.clone()).await?;
         tx.commit().await?;
+        if source == Source::Image {
+            self.engine.images_changed();
+        }
         Ok(row)
     }
 

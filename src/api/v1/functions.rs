@@ -18,7 +18,7 @@ use crate::api::extract::{Body, NoQuery, PathId, Query};
 use crate::api::route::at;
 use crate::api::wire::{Shape, integer, text_as_boolean};
 use crate::error::Error;
-use crate::model::{Caller, FunctionId, function};
+use crate::model::{Caller, FunctionId, FunctionStatus, function};
 use crate::policy::Target;
 use crate::storage::Content;
 
@@ -66,6 +66,9 @@ struct FunctionView<C> {
     /// Whether `context['os_session']` is a session, and a sentence where it is not.
     os_session: bool,
     os_session_reason: Option<String>,
+    /// `creating` while the image of an image function is looked for.
+    status: FunctionStatus,
+    status_reason: Option<String>,
 }
 
 impl<C> FunctionView<C> {
@@ -87,6 +90,8 @@ impl<C> FunctionView<C> {
             updated_at: row.updated_at.map(Time),
             os_session: row.trust_id.is_some(),
             os_session_reason: row.trust_reason,
+            status: row.status,
+            status_reason: row.status_reason,
         }
     }
 }
@@ -281,7 +286,7 @@ async fn detach(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{FunctionStatus, Timestamp};
+    use crate::model::Timestamp;
 
     fn row() -> function::Model {
         function::Model {
@@ -305,7 +310,7 @@ mod tests {
             version_counter: 0,
             status: FunctionStatus::Available,
             status_reason: None,
-            image_id: None,
+            image_digest: None,
             created_at: Timestamp(1_767_323_045_000_000),
             updated_at: None,
         }
@@ -314,7 +319,7 @@ mod tests {
     #[test]
     fn code_is_an_object_alone_and_text_in_a_list() {
         let head = r#"{"id":"f","name":"hello","description":null,"cpu":100,"memory_size":33554432,"timeout":5,"runtime_id":null,"code":"#;
-        let tail = r#","entry":"main.main","count":0,"latest_version":0,"project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null,"os_session":false,"os_session_reason":"no trust"}"#;
+        let tail = r#","entry":"main.main","count":0,"latest_version":0,"project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null,"os_session":false,"os_session_reason":"no trust","status":"available","status_reason":null}"#;
         let alone = serde_json::to_string(&FunctionView::alone(row()).unwrap()).unwrap();
         assert_eq!(alone, format!(r#"{head}{{"source":"package","md5sum":"m"}}{tail}"#));
         let listed = serde_json::to_string(&FunctionView::in_a_list(row())).unwrap();

@@ -8,6 +8,7 @@ use super::{Functions, Source};
 use crate::error::{Error, Result};
 use crate::model::{Caller, function};
 use crate::openstack::{self, Keystone, Swift};
+use crate::orchestrator::ImageName;
 use crate::resource::{MAX_TEXT, check_length};
 use crate::storage::{Content, Received};
 
@@ -211,10 +212,16 @@ fn unavailable(error: openstack::Error) -> Error {
     Error::Unavailable { what: "The object store", source: error.into() }
 }
 
-pub(super) fn image(code: &Map<String, Value>) -> Result<New> {
+/// An image that the operator's patterns admit. Whether it can be had is found out later.
+pub(super) fn image(code: &Map<String, Value>, allowed: &[String]) -> Result<New> {
     let image = code.get("image").and_then(Value::as_str).filter(|image| !image.trim().is_empty());
     let image = image.ok_or_else(|| Error::invalid("code must name the image as a string in 'image'."))?;
     check_length("image", Some(image), MAX_TEXT)?;
+    let name = ImageName::parse(image).map_err(Error::Invalid)?;
+    if !name.is_allowed(allowed) {
+        let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
+        return Err(Error::Invalid(format!("Image {name} is not allowed here. Allowed are: {allowed}.")));
+    }
     Ok(New { code: json!({"source": "image", "image": image}), package: None, etag: None, bytes: None })
 }
 
@@ -228,10 +235,18 @@ mod tests {
 
     #[test]
     fn an_image_function_needs_an_image() {
-        assert!(image(&object(json!({"source": "image"}))).is_err());
-        assert!(image(&object(json!({"source": "image", "image": 5}))).is_err());
-        let new = image(&object(json!({"source": "image", "image": "x", "md5sum": 1}))).unwrap();
+        let allowed = ["docker.io/library/*".to_owned()];
+        let image = |code: Value| image(&object(code), &allowed);
+        assert!(image(json!({"source": "image"})).is_err());
+        assert!(image(json!({"source": "image", "image": 5})).is_err());
+        let new = image(json!({"source": "image", "image": "x", "md5sum": 1})).unwrap();
         assert_eq!(new.code, json!({"source": "image", "image": "x"}));
+        let refused = |name: &str| image(json!({"image": name})).map(drop).unwrap_err().to_string();
+        assert!(refused("A b").starts_with("\"A b\" is no name of an image: "), "{}", refused("A b"));
+        assert_eq!(
+            refused("registry.example.org/x:1"),
+            "Image registry.example.org/x:1 is not allowed here. Allowed are: docker.io/library/*."
+        );
     }
 
     #[test]

@@ -1,0 +1,399 @@
+//! Functions that are container images: looked for when they are created, and run in a container for each
+//! execution.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::Core;
+use super::gateway::NewExecution;
+use super::recorder::Claim;
+use super::run::{Claimed, TOO_MUCH, dismiss, finish, function_of, new_row};
+use crate::config::{self, Config, Pull};
+use crate::db;
+use crate::error::{Error, Result};
+use crate::model::{
+    ExecutionStatus, FunctionStatus, Input, Outcome, Reason, Scope, Start, Timestamp, execution, function,
+};
+use crate::orchestrator::{self, ImageName, ObservedRun, RunEnd, RunName, RunSpec};
+use crate::telemetry::Chain;
+
+/// Between two looks at a function whose image is being looked for.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a container that was killed may take to end.
+const KILLING: Duration = Duration::from_secs(10);
+
+/// What such executions have in metrics in the place of a runtime.
+const IMAGES: &str = "image";
+
+/// What this engine does with images.
+pub(super) struct Images {
+    config: config::Images,
+    /// One permit for each container.
+    room: Semaphore,
+    /// Attempts whose container is this process's to remove.
+    owned: Mutex<HashSet<RunName>>,
+    /// Functions whose image is being looked for.
+    looking: Mutex<HashSet<String>>,
+}
+
+impl Images {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            room: Semaphore::new(config.images.max_containers as usize),
+            config: config.images.clone(),
+            owned: Mutex::default(),
+            looking: Mutex::default(),
+        }
+    }
+
+    fn own(&self, name: &RunName) {
+        self.owned.lock().expect("no panic while it is held").insert(name.clone());
+    }
+
+    fn disown(&self, name: &RunName) {
+        self.owned.lock().expect("no panic while it is held").remove(name);
+    }
+
+    /// Attempts whose container runs.
+    pub fn running(&self) -> Vec<RunName> {
+        self.owned.lock().expect("no panic while it is held").iter().cloned().collect()
+    }
+
+    fn owns(&self, name: &RunName) -> bool {
+        self.owned.lock().expect("no panic while it is held").contains(name)
+    }
+}
+
+/// Room for a container, and the image that goes into it.
+struct Ready<'a> {
+    image: String,
+    _room: SemaphorePermit<'a>,
+}
+
+/// Runs a synchronous call and returns the finished row.
+pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Model> {
+    let function = &new.target.function;
+    let name = RunName { execution: new.id.clone(), epoch: 1 };
+    let mut row = new_row(&new);
+    row.status = ExecutionStatus::Running;
+    row.engine_id = Some(core.id.clone());
+    row.epoch = name.epoch;
+    let outcome = match prepare(core, function, Instant::now() + core.engine.queue_timeout).await {
+        Ok(ready) => {
+            row.worker = Some(name.to_string().as_str().into());
+            core.recorder.begin(row.clone()).await;
+            let ran = run(core, &name, function, row.input.as_deref(), &ready).await;
+            // Nobody waits for it by then.
+            ran.ok_or_else(|| Error::Busy("The service is stopping.".to_owned()))?
+        }
+        Err(outcome) => outcome,
+    };
+    core.observe_end(&IMAGES.into(), &outcome);
+    if !core.recorder.end(row.clone(), outcome.clone()).await? {
+        // It is the row that counts, and others wrote it.
+        let found = db::executions::find(core.db.reader(), &row.id, &Scope::All).await?;
+        return found.ok_or_else(|| Error::not_found("Execution", &row.id));
+    }
+    Ok(row.ended(outcome))
+}
+
+/// Runs a pending row, if this engine is the one that gets it.
+pub(super) async fn claimed(core: &Core, row: execution::Model, function: &function::Model) -> Claimed {
+    let ready = match prepare(core, function, Instant::now() + core.engine.queue_timeout).await {
+        Ok(ready) => ready,
+        Err(outcome) if outcome.reason == Some(Reason::NoCapacity) => {
+            return Claimed::Later { turned_down: false };
+        }
+        Err(outcome) => return dismiss(core, &row, outcome).await,
+    };
+    let name = RunName { execution: row.id.clone(), epoch: row.epoch + 1 };
+    let claim = Claim {
+        id: row.id.clone(),
+        epoch_from: row.epoch,
+        engine: core.id.clone(),
+        worker: name.to_string().as_str().into(),
+    };
+    match core.recorder.claim(claim).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return Claimed::Done,
+        Err(error) => {
+            tracing::warn!(execution.id = %row.id, error = %Chain(&error), "an execution could not be claimed");
+            return Claimed::Later { turned_down: false };
+        }
+    }
+    let Some(outcome) = run(core, &name, function, row.input.as_deref(), &ready).await else {
+        return Claimed::Done;
+    };
+    core.observe_end(&IMAGES.into(), &outcome);
+    finish(core, &row.id, name.epoch, outcome).await;
+    Claimed::Done
+}
+
+/// Waits until the function's image is known and there is room for a container.
+async fn prepare<'a>(
+    core: &'a Core,
+    function: &function::Model,
+    deadline: Instant,
+) -> Result<Ready<'a>, Outcome> {
+    let refused = |why: &str| Outcome::error(Reason::Preparation, why);
+    let mut function = function.clone();
+    while function.status == FunctionStatus::Creating {
+        if Instant::now() + LOOK > deadline {
+            return Err(refused("The image of the function has not been found yet."));
+        }
+        sleep(LOOK).await;
+        function = match function_of(core, &function.id).await {
+            Ok(Some(function)) => function,
+            Ok(None) => return Err(refused("The function was removed.")),
+            Err(error) => return Err(refused(&error.to_string())),
+        };
+    }
+    let Some(image) = function.image_digest else {
+        return Err(refused(function.status_reason.as_deref().unwrap_or("The function has no image.")));
+    };
+    ensure_here(core, &image).await.map_err(|error| refused(&Chain(&error).to_string()))?;
+    match timeout_at(deadline, core.images.room.acquire()).await {
+        Ok(Ok(room)) => Ok(Ready { image, _room: room }),
+        Ok(Err(_)) | Err(_) => {
+            let why = "No container became free in time; [images] max_containers run at once.";
+            Err(Outcome::error(Reason::NoCapacity, why))
+        }
+    }
+}
+
+/// Another machine of the deployment may have found it, and an operator may have removed it.
+async fn ensure_here(core: &Core, image: &str) -> Result<(), orchestrator::Error> {
+    if core.orchestrator.find_image(image).await?.is_some() {
+        return Ok(());
+    }
+    if core.images.config.pull == Pull::Never || !image.contains('@') {
+        return Err(orchestrator::Error::ImageNotFound { reference: image.to_owned() });
+    }
+    pull(core, image).await
+}
+
+async fn pull(core: &Core, image: &str) -> Result<(), orchestrator::Error> {
+    let limit = core.images.config.pull_timeout;
+    match tokio::time::timeout(limit, core.orchestrator.pull_image(image)).await {
+        Ok(pulled) => pulled,
+        Err(_) => Err(orchestrator::Error::NotPulled {
+            reference: image.to_owned(),
+            why: format!("it took longer than {} seconds", limit.as_secs()),
+        }),
+    }
+}
+
+/// Runs one container to its end, or to the function's, and removes it. `None` where this engine ends first.
+async fn run(
+    core: &Core,
+    name: &RunName,
+    function: &function::Model,
+    input: Option<&str>,
+    ready: &Ready<'_>,
+) -> Option<Outcome> {
+    let timeout = Duration::from_secs(u64::try_from(function.timeout).unwrap_or(0));
+    let spec = RunSpec {
+        name: name.clone(),
+        image: ready.image.clone(),
+        args: arguments(input),
+        cpu_millis: u32::try_from(function.cpu).unwrap_or(0),
+        memory_bytes: u64::try_from(function.memory_size).unwrap_or(0),
+        max_processes: core.engine.max_processes,
+        max_log_bytes: core.engine.max_log_bytes,
+        tmp_bytes: core.images.config.tmp_bytes,
+        read_only: core.images.config.read_only,
+        network: core.network,
+        deadline: Timestamp::now().after(timeout),
+    };
+    core.images.own(name);
+    let outcome = match core.orchestrator.start_run(&spec).await {
+        Ok(()) => tokio::select! {
+            outcome = follow(core, name, Instant::now() + timeout, timeout) => outcome,
+            // It runs on, for the next engine, or is removed by whoever ends this one.
+            () = core.letting_go.cancelled() => return None,
+        },
+        Err(error) => {
+            tracing::warn!(execution.id = %name.execution, error = %Chain(&error), "a container did not start");
+            Outcome::error(Reason::Preparation, &Chain(&error).to_string())
+        }
+    };
+    remove(core, name).await;
+    Some(outcome)
+}
+
+/// Waits for the end of a container, which is killed at the deadline.
+async fn follow(core: &Core, name: &RunName, deadline: Instant, timeout: Duration) -> Outcome {
+    let following = core.orchestrator.follow_run(name, core.engine.max_log_bytes);
+    tokio::pin!(following);
+    let (ended, in_time) = tokio::select! {
+        ended = &mut following => (ended, true),
+        () = sleep_until(deadline) => {
+            if let Err(error) = core.orchestrator.kill_run(name).await {
+                tracing::warn!(execution.id = %name.execution, error = %Chain(&error), "a container was not killed");
+            }
+            let lost = || Err(orchestrator::Error::Unavailable("the container does not end".into()));
+            (timeout_at(Instant::now() + KILLING, following).await.unwrap_or_else(|_| lost()), false)
+        }
+    };
+    match ended {
+        Ok(end) => outcome_of(end, in_time, timeout),
+        Err(error) => {
+            tracing::warn!(execution.id = %name.execution, error = %Chain(&error), "a container is lost");
+            Outcome::error(Reason::WorkerLost, &error.to_string())
+        }
+    }
+}
+
+async fn remove(core: &Core, name: &RunName) {
+    match core.orchestrator.remove_run(name).await {
+        Ok(()) => {}
+        // The reaper does.
+        Err(error) => {
+            tracing::warn!(execution.id = %name.execution, error = %Chain(&error), "a container was not removed");
+        }
+    }
+    core.images.disown(name);
+}
+
+/// What an input is to a program: its words; an object is one word of JSON.
+fn arguments(input: Option<&str>) -> Vec<String> {
+    match input {
+        None => Vec::new(),
+        Some(input) => match Input::positional(input) {
+            Some(text) => text.split_whitespace().map(str::to_owned).collect(),
+            None => vec![input.to_owned()],
+        },
+    }
+}
+
+/// How a container's end is stored and shown. Clients know whole seconds.
+fn outcome_of(end: RunEnd, in_time: bool, timeout: Duration) -> Outcome {
+    let failed = |reason, text: &str, detail: Option<&str>, seconds| {
+        Outcome::image(ExecutionStatus::Failed, Some((reason, text, detail)), seconds)
+    };
+    let seconds = end.took.as_secs();
+    let outcome = match (in_time, end.exit_code) {
+        // Clients read from it that the function had all of its time.
+        (false, _) => {
+            failed(Reason::Timeout, "Function execution timeout.", None, seconds.max(timeout.as_secs()))
+        }
+        (true, 0) => Outcome::image(ExecutionStatus::Success, None, seconds),
+        (true, _) if end.out_of_memory => failed(Reason::OutOfMemory, TOO_MUCH, None, seconds),
+        (true, code) => {
+            let detail = format!("the container ended with code {code}");
+            failed(Reason::Exit, "Function execution failed.", Some(&detail), seconds)
+        }
+    };
+    Outcome { log: end.log, log_truncated: end.log_truncated, start: Some(Start::Cold), ..outcome }
+}
+
+/// Looks for the images of functions that were created since.
+pub(super) async fn look(core: &Arc<Core>) -> Result<()> {
+    for function in db::functions::list_creating(core.db.reader()).await? {
+        let images = &core.images;
+        if !images.looking.lock().expect("no panic while it is held").insert(function.id.to_string()) {
+            continue;
+        }
+        let core = core.clone();
+        core.clone().tasks.spawn(async move {
+            let found = tokio::select! {
+                found = find(&core, &function) => found,
+                () = core.letting_go.cancelled() => return,
+            };
+            if let Err(error) = conclude(&core, &function, found).await {
+                tracing::warn!(function.id = %function.id, error = %Chain(&error), "a function's status could not be written");
+            }
+            let mut looking = core.images.looking.lock().expect("no panic while it is held");
+            looking.remove(function.id.as_str());
+        });
+    }
+    Ok(())
+}
+
+/// What names the image from now on, or a sentence for the user. `Err(None)` where that is not the image's
+/// fault and may pass.
+async fn find(core: &Core, function: &function::Model) -> Result<String, Option<String>> {
+    let Some(image) = function.image() else { return Err(Some("The function names no image.".to_owned())) };
+    let whole = ImageName::parse(&image).map_err(Some)?.to_string();
+    let from_docker = |error: orchestrator::Error| match error {
+        orchestrator::Error::Unavailable(_) => {
+            tracing::warn!(function.id = %function.id, error = %Chain(&error), "an image cannot be looked for yet");
+            None
+        }
+        error => Some(sentence(&Chain(&error).to_string())),
+    };
+    let pull_first = core.images.config.pull == Pull::Always;
+    let mut found =
+        if pull_first { None } else { core.orchestrator.find_image(&whole).await.map_err(from_docker)? };
+    if found.is_none() && core.images.config.pull != Pull::Never {
+        pull(core, &whole).await.map_err(from_docker)?;
+        found = core.orchestrator.find_image(&whole).await.map_err(from_docker)?;
+    }
+    let Some(found) = found else { return Err(Some(format!("Image {whole} is not on this machine."))) };
+    if found.has_volumes {
+        // Docker would make each a directory on the host, writable and without a bound.
+        return Err(Some(format!("Image {whole} declares volumes, and a function has none.")));
+    }
+    Ok(found.digest)
+}
+
+async fn conclude(
+    core: &Core,
+    function: &function::Model,
+    found: Result<String, Option<String>>,
+) -> Result<()> {
+    let db = core.db.writer();
+    match found {
+        Ok(digest) => {
+            tracing::info!(function.id = %function.id, digest, "the image of a function was found");
+            db::functions::set_image(&db, &function.id, Ok(&digest)).await?;
+        }
+        Err(Some(why)) => {
+            tracing::info!(function.id = %function.id, why, "the image of a function cannot be had");
+            db::functions::set_image(&db, &function.id, Err(&why)).await?;
+        }
+        Err(None) => sleep(Duration::from_secs(1)).await,
+    }
+    Ok(())
+}
+
+/// An error, as something to read.
+fn sentence(error: &str) -> String {
+    let mut letters = error.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let end = if error.ends_with('.') { "" } else { "." };
+    format!("{first}{}{end}", letters.as_str())
+}
+
+/// Follows a container to its end for an execution that was taken over under a later epoch.
+pub(super) fn collect(core: &Arc<Core>, left: ObservedRun, row: execution::Model, epoch: i64) {
+    core.images.own(&left.name);
+    let core = core.clone();
+    core.clone().tasks.spawn(async move {
+        let rest = left.deadline.since(Timestamp::now());
+        let timeout = left.deadline.since(row.updated_at.unwrap_or(row.created_at));
+        let outcome = tokio::select! {
+            // It runs on, for the next engine.
+            () = core.letting_go.cancelled() => return,
+            outcome = follow(&core, &left.name, Instant::now() + rest, timeout) => outcome,
+        };
+        if finish(&core, &row.id, epoch, outcome).await {
+            remove(&core, &left.name).await;
+        }
+    });
+}
+
+/// Removes containers that nobody owns.
+pub(super) async fn orphans(core: &Core) -> Result<(), orchestrator::Error> {
+    for run in core.orchestrator.list_runs().await? {
+        if !core.images.owns(&run.name) {
+            tracing::warn!(execution.id = %run.name.execution, "a container that nobody owns is removed");
+            core.orchestrator.remove_run(&run.name).await?;
+        }
+    }
+    Ok(())
+}
