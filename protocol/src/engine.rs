@@ -4,6 +4,7 @@
 //! | request | body | answer |
 //! | --- | --- | --- |
 //! | `POST /v1/executions` | [`Submit`] | [`Ended`], when the execution has ended and its row says so |
+//! | `DELETE /v1/executions/{id}` | | [`Cancelled`]; its end is written by whoever waits for it |
 //! | `POST /v1/accepted` | | 204: pending rows are looked for now |
 //! | `POST /v1/runtimes` | | 204: pools are brought into step with the table now |
 //! | `GET /v1/runtimes/{id}/pool` | | [`Pool`] |
@@ -44,6 +45,13 @@ pub struct Submit {
 #[serde(deny_unknown_fields)]
 pub struct Ended {
     pub execution: String,
+}
+
+/// `false` where the engine does not run it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cancelled {
+    pub cancelled: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -292,9 +292,6 @@ async fn an_image_function_keeps_its_code() {
     assert_eq!(refused, (400, "The image type function code can not be changed.".to_owned()));
     let download = site.ask("demo", Method::GET, &format!("{path}?download=1")).await;
     assert_eq!(download.fault(), (405, "Download image function is not allowed.".to_owned()));
-    let body = json!({"function_id": function["id"]});
-    let run = site.ask_json("demo", Method::POST, "/v1/executions", body).await.fault();
-    assert_eq!(run, (400, "Image functions are not supported yet.".to_owned()));
 }
 
 #[actix_web::test]

@@ -16,7 +16,7 @@ pub use error::Error;
 pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
-    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, HttpBasic, Images,
+    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, Executions, HttpBasic, Images,
     KeystoneAuthtoken, Logging, Network, NetworkMode, OsloPolicy, Pull, ResourceLimits, Storage,
     StorageDriver, Trusts,
 };

@@ -21,6 +21,7 @@ config! {
         pub database: Database,
         pub docker: Docker,
         pub engine: Engine,
+        pub executions: Executions,
         pub http_basic: HttpBasic,
         pub images: Images,
         pub keystone_authtoken: KeystoneAuthtoken,
@@ -150,6 +151,8 @@ section! {
         pub max_queue: u32 as "number" = 1000;
         /// Longest wait for a worker.
         pub queue_timeout: Duration as "duration" = Duration::from_secs(60);
+        /// Longest time that an asynchronous execution may be pending; then it ends as an error.
+        pub pending_timeout: Duration as "duration" = Duration::from_secs(86_400);
         /// Asynchronous executions that run at once.
         pub max_async: u32 as "number" = 16;
         /// A worker that ran nothing for this long is removed.
@@ -170,6 +173,19 @@ section! {
         pub object_check_interval: Duration as "duration" = Duration::from_secs(30);
         /// How long an engine that stopped answering keeps its executions.
         pub lease: Duration as "duration" = Duration::from_secs(15);
+    }
+}
+
+section! {
+    /// `[executions]`: how long what is known of executions is kept.
+    pub struct Executions {
+        /// Executions that ended are deleted, with their logs, this long after they were created; 0 for never.
+        pub max_age: Duration as "duration" = Duration::from_secs(90 * 86_400);
+        /// Executions of a project beyond this number are deleted, those first that were created first; 0 for no
+        /// bound.
+        pub max_per_project: u64 as "number" = 1_000_000;
+        /// How often that is looked after.
+        pub check_interval: Duration as "duration" = Duration::from_secs(60);
     }
 }
 

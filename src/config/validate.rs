@@ -39,6 +39,7 @@ impl Config {
         database(&self.database)?;
         docker(&self.docker, &self.engine)?;
         engine(&self.engine)?;
+        positive("executions", "check_interval", self.executions.check_interval)?;
         http_basic(&self.http_basic)?;
         images(&self.images)?;
         // Packages in Swift are kept in the service's name, however callers are known.

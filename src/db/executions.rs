@@ -1,10 +1,10 @@
 //! Executions. Every status moves by an update that names the status it comes from, and a running
 //! row by one that names its epoch too: the first writer wins and the second is told.
 
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    UpdateMany,
+    ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QueryOrder,
+    QuerySelect, Select, UpdateMany,
 };
 
 use super::{Filter, Result, execution_logs, within};
@@ -92,14 +92,16 @@ pub async fn claim(
     id: &ExecutionId,
     epoch_from: i64,
     engine: &EngineId,
-    worker: Option<&WorkerName>,
+    worker: &WorkerName,
+    deadline: Timestamp,
 ) -> Result<Option<i64>> {
     let epoch = epoch_from + 1;
     let done = moving(id, ExecutionStatus::Pending)
         .col_expr(Column::Status, Expr::value(ExecutionStatus::Running))
         .col_expr(Column::Epoch, Expr::value(epoch))
         .col_expr(Column::EngineId, Expr::value(engine.clone()))
-        .col_expr(Column::Worker, Expr::value(worker.cloned()))
+        .col_expr(Column::Worker, Expr::value(worker.clone()))
+        .col_expr(Column::DeadlineAt, Expr::value(deadline))
         .filter(Column::Epoch.eq(epoch_from))
         .exec(db)
         .await?;
@@ -130,11 +132,17 @@ pub async fn take_over(
 /// Makes a running execution pending again, because the worker it names never started it.
 ///
 /// `false` where it no longer runs under this epoch. The epoch stays: the next claim raises it.
-pub async fn put_back(db: &impl ConnectionTrait, id: &ExecutionId, epoch: i64) -> Result<bool> {
+pub async fn put_back(
+    db: &impl ConnectionTrait,
+    id: &ExecutionId,
+    epoch: i64,
+    deadline: Timestamp,
+) -> Result<bool> {
     let done = moving(id, ExecutionStatus::Running)
         .col_expr(Column::Status, Expr::value(ExecutionStatus::Pending))
         .col_expr(Column::EngineId, Expr::value(None::<EngineId>))
         .col_expr(Column::Worker, Expr::value(None::<WorkerName>))
+        .col_expr(Column::DeadlineAt, Expr::value(deadline))
         .filter(Column::Epoch.eq(epoch))
         .exec(db)
         .await?;
@@ -186,6 +194,56 @@ pub async fn list_pending_of_others(
         .limit(limit)
         .all(db)
         .await?)
+}
+
+/// Executions that should have ended by now, those first that wait longest.
+pub async fn list_overdue(db: &impl ConnectionTrait, now: Timestamp, limit: u64) -> Result<Vec<Model>> {
+    Ok(Entity::find()
+        .filter(Column::Status.is_in([ExecutionStatus::Pending, ExecutionStatus::Running]))
+        .filter(Column::DeadlineAt.lt(now))
+        .order_by_asc(Column::DeadlineAt)
+        .limit(limit)
+        .all(db)
+        .await?)
+}
+
+/// Removes up to `limit` executions that have ended and were created before; says how many.
+pub async fn delete_older(db: &impl ConnectionTrait, before: Timestamp, limit: u64) -> Result<u64> {
+    let older = ended().filter(Column::CreatedAt.lt(before));
+    delete_oldest(db, older, limit).await
+}
+
+/// As [`delete_older`], of one project and whenever they were created.
+pub async fn delete_of(db: &impl ConnectionTrait, project: &ProjectId, limit: u64) -> Result<u64> {
+    delete_oldest(db, ended().filter(Column::ProjectId.eq(project.clone())), limit).await
+}
+
+fn ended() -> Select<Entity> {
+    Entity::find().filter(Column::Status.is_in(ExecutionStatus::iter().filter(|status| status.has_ended())))
+}
+
+async fn delete_oldest(db: &impl ConnectionTrait, which: Select<Entity>, limit: u64) -> Result<u64> {
+    let oldest = which.select_only().column(Column::Id).order_by_asc(Column::CreatedAt).limit(limit);
+    let ids: Vec<ExecutionId> = oldest.into_tuple().all(db).await?;
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    Ok(Entity::delete_many().filter(Column::Id.is_in(ids)).exec(db).await?.rows_affected)
+}
+
+/// Projects that have more than so many executions, and how many each has.
+pub async fn list_crowded(db: &impl ConnectionTrait, most: u64) -> Result<Vec<(ProjectId, u64)>> {
+    let count = || Expr::col(Column::Id).count();
+    let crowded: Vec<(ProjectId, i64)> = Entity::find()
+        .select_only()
+        .column(Column::ProjectId)
+        .column_as(count(), "count")
+        .group_by(Column::ProjectId)
+        .having(count().gt(most))
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(crowded.into_iter().map(|(project, count)| (project, u64::try_from(count).unwrap_or(0))).collect())
 }
 
 /// What the engines were running, from the oldest.
@@ -279,6 +337,20 @@ mod tests {
         Outcome { log, ..Outcome::failed(Reason::Raised, Some(text), None, 12.0) }
     }
 
+    fn nobody() -> WorkerName {
+        "nobody".into()
+    }
+
+    async fn claim(
+        db: &impl ConnectionTrait,
+        id: &ExecutionId,
+        epoch: i64,
+        engine: &EngineId,
+        worker: &WorkerName,
+    ) -> Result<Option<i64>> {
+        super::claim(db, id, epoch, engine, worker, Timestamp(9)).await
+    }
+
     #[tokio::test]
     async fn the_first_claim_wins_and_the_second_is_told() {
         let db = database().await;
@@ -286,10 +358,10 @@ mod tests {
         let (one, two) = (EngineId::random(), EngineId::random());
         let worker = WorkerName::from("w-1");
 
-        assert_eq!(claim(&db.writer(), &row.id, 5, &one, None).await.unwrap(), None, "another epoch");
-        assert_eq!(claim(&db.writer(), &row.id, 0, &one, Some(&worker)).await.unwrap(), Some(1));
-        assert_eq!(claim(&db.writer(), &row.id, 0, &two, None).await.unwrap(), None);
-        assert_eq!(claim(&db.writer(), &row.id, 1, &two, None).await.unwrap(), None);
+        assert_eq!(claim(&db.writer(), &row.id, 5, &one, &nobody()).await.unwrap(), None, "another epoch");
+        assert_eq!(claim(&db.writer(), &row.id, 0, &one, &worker).await.unwrap(), Some(1));
+        assert_eq!(claim(&db.writer(), &row.id, 0, &two, &nobody()).await.unwrap(), None);
+        assert_eq!(claim(&db.writer(), &row.id, 1, &two, &nobody()).await.unwrap(), None);
 
         let claimed = get(&db, &row.id).await;
         let expected = Model {
@@ -309,7 +381,9 @@ mod tests {
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..16 {
             let (db, id) = (db.db.clone(), row.id.clone());
-            tasks.spawn(async move { claim(&db.writer(), &id, 0, &EngineId::random(), None).await.unwrap() });
+            tasks.spawn(
+                async move { claim(&db.writer(), &id, 0, &EngineId::random(), &nobody()).await.unwrap() },
+            );
         }
         assert_eq!(tasks.join_all().await.into_iter().flatten().collect::<Vec<_>>(), [1]);
     }
@@ -320,7 +394,7 @@ mod tests {
         let row = pending(&db).await;
         let (dead, alive) = (EngineId::random(), EngineId::random());
         assert_eq!(take_over(&db.writer(), &row.id, 0, &alive).await.unwrap(), None, "still pending");
-        let first = claim(&db.writer(), &row.id, 0, &dead, None).await.unwrap().unwrap();
+        let first = claim(&db.writer(), &row.id, 0, &dead, &nobody()).await.unwrap().unwrap();
 
         let second = take_over(&db.writer(), &row.id, first, &alive).await.unwrap().unwrap();
         assert_eq!(second, first + 1);
@@ -349,13 +423,16 @@ mod tests {
         let db = database().await;
         let row = pending(&db).await;
         let engine = EngineId::random();
-        let first = claim(&db.writer(), &row.id, 0, &engine, Some(&"w".into())).await.unwrap().unwrap();
-        assert!(!put_back(&db.writer(), &row.id, first + 1).await.unwrap(), "another epoch");
-        assert!(put_back(&db.writer(), &row.id, first).await.unwrap());
-        assert!(!put_back(&db.writer(), &row.id, first).await.unwrap(), "pending already");
+        let first = claim(&db.writer(), &row.id, 0, &engine, &"w".into()).await.unwrap().unwrap();
+        assert!(!put_back(&db.writer(), &row.id, first + 1, Timestamp(8)).await.unwrap(), "another epoch");
+        assert!(put_back(&db.writer(), &row.id, first, Timestamp(8)).await.unwrap());
+        assert!(!put_back(&db.writer(), &row.id, first, Timestamp(8)).await.unwrap(), "pending already");
         assert_eq!(get(&db, &row.id).await, Model { epoch: first, ..row.clone() });
         assert!(!finish(&db.writer(), &row.id, first, &failed("late")).await.unwrap());
-        assert_eq!(claim(&db.writer(), &row.id, first, &engine, None).await.unwrap(), Some(first + 1));
+        assert_eq!(
+            claim(&db.writer(), &row.id, first, &engine, &nobody()).await.unwrap(),
+            Some(first + 1, Timestamp(8))
+        );
     }
 
     #[tokio::test]
@@ -382,11 +459,11 @@ mod tests {
         let row = pending(&db).await;
         assert!(finish_unowned(&db.writer(), &row.id, &cancelled).await.unwrap());
         assert!(!finish_unowned(&db.writer(), &row.id, &cancelled).await.unwrap());
-        assert_eq!(claim(&db.writer(), &row.id, 0, &engine, None).await.unwrap(), None);
+        assert_eq!(claim(&db.writer(), &row.id, 0, &engine, &nobody()).await.unwrap(), None);
         assert_eq!(get(&db, &row.id).await.status, ExecutionStatus::Cancelled);
 
         let row = pending(&db).await;
-        let epoch = claim(&db.writer(), &row.id, 0, &engine, None).await.unwrap().unwrap();
+        let epoch = claim(&db.writer(), &row.id, 0, &engine, &nobody()).await.unwrap().unwrap();
         assert!(!finish_unowned(&db.writer(), &row.id, &cancelled).await.unwrap());
         assert!(finish(&db.writer(), &row.id, epoch, &failed("ran")).await.unwrap());
     }
@@ -395,7 +472,7 @@ mod tests {
     async fn another_projects_execution_is_neither_seen_nor_deleted() {
         let db = database().await;
         let row = pending(&db).await;
-        let epoch = claim(&db.writer(), &row.id, 0, &EngineId::random(), None).await.unwrap().unwrap();
+        let epoch = claim(&db.writer(), &row.id, 0, &EngineId::random(), &nobody()).await.unwrap().unwrap();
         finish(&db.writer(), &row.id, epoch, &failed("x")).await.unwrap();
 
         assert_eq!(find(db.reader(), &row.id, &stranger()).await.unwrap(), None);
@@ -412,7 +489,7 @@ mod tests {
     async fn the_end_of_a_deleted_execution_is_dropped() {
         let db = database().await;
         let row = pending(&db).await;
-        let epoch = claim(&db.writer(), &row.id, 0, &EngineId::random(), None).await.unwrap().unwrap();
+        let epoch = claim(&db.writer(), &row.id, 0, &EngineId::random(), &nobody()).await.unwrap().unwrap();
         delete(&db.writer(), &row.id, &own()).await.unwrap();
         assert!(!finish(&db.writer(), &row.id, epoch, &failed("x")).await.unwrap());
     }

@@ -280,7 +280,8 @@ async fn two_engines_that_claim_never_get_the_same_execution() {
                     for row in pending {
                         let from = row.epoch;
                         let writer = program.writer();
-                        let claim = executions::claim(&writer, &row.id, from, &engine, None);
+                        let worker = WorkerName::from("w");
+                        let claim = executions::claim(&writer, &row.id, from, &engine, &worker, Timestamp(9));
                         if claim.await.unwrap().is_some() {
                             won.push((row.id, engine.clone()));
                         }

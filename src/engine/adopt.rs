@@ -9,7 +9,7 @@ use protocol::worker::{Attempt, State};
 use tokio::time::Instant;
 
 use super::pool::Lease;
-use super::run::{finish, outcome_of, put_back};
+use super::run::{cancel, finish, outcome_of, put_back};
 use super::supervisor::Supervisor;
 use super::worker::{FunctionKey, Worker};
 use super::{Core, images, keeper, presence};
@@ -133,7 +133,7 @@ async fn one_execution(
         }
         Ok(None) => {
             tracing::info!(execution.id = %row.id, "an execution that never started is pending again");
-            put_back(core, &row.id, epoch).await;
+            put_back(core, &row, epoch).await;
         }
         Err(error) => {
             tracing::warn!(execution.id = %row.id, error = %Chain(&error), "a worker does not say what it ran");
@@ -169,10 +169,12 @@ async fn collect(
     epoch: i64,
 ) {
     let supervisor = worker.supervisor().expect("it was connected when it was adopted");
+    let in_hand = core.cancels.take(&row.id);
     let outcome = tokio::select! {
         // The worker keeps it for the next engine.
         () = core.letting_go.cancelled() => return,
         outcome = supervisor.outcome(&attempt, Instant::now() + LONGEST) => outcome,
+        never = cancel(supervisor, &attempt, &in_hand) => match never {},
     };
     let outcome = match outcome {
         // How long it may have run is not known any more; its worker kept the deadline.

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use tracing::Instrument;
 
+use super::cancels::cancelled;
 use super::remote::Remote;
 pub use super::target::Target;
 use super::{Calling, Core, pool, run};
 use crate::error::{Error, Result};
-use crate::model::{ExecutionId, FunctionId, Input, ProjectId, RuntimeId, WorkerName, execution};
+use crate::model::{
+    ExecutionId, ExecutionStatus, FunctionId, Input, ProjectId, RuntimeId, WorkerName, execution,
+};
 
 /// An execution that was asked for and may be run: policy and existence are checked.
 #[derive(Debug, Clone)]
@@ -77,7 +80,7 @@ impl Gateway {
             return Err(Error::Busy(pool::Error::Closed.to_string()));
         }
         if !new.sync {
-            let row = run::new_row(&new);
+            let row = run::new_row(&new, &core.engine);
             core.recorder.accept(row.clone()).await?;
             core.queue.notify_one();
             return Ok(row);
@@ -97,6 +100,26 @@ impl Gateway {
         };
         let task = tasks.spawn_on(call.instrument(span), &runtime);
         task.await.unwrap_or_else(|error| Err(Error::internal(error)))
+    }
+
+    /// Cancels an execution as this row shows it. `false` where it is not as the row shows it any more, or
+    /// in the hands of an engine that is not there.
+    pub async fn cancel(&self, row: &execution::Model) -> Result<bool> {
+        match (&self.0, row.status) {
+            (Side::Local(core), ExecutionStatus::Pending) => {
+                core.recorder.dismiss(row.id.clone(), cancelled()).await
+            }
+            (Side::Local(core), _) => Ok(core.cancels.cancel(&row.id)),
+            (Side::Remote(remote), _) => remote.cancel(row).await,
+        }
+    }
+
+    /// Cancels what runs in this process; `false` where it does not.
+    pub fn cancel_here(&self, id: &ExecutionId) -> bool {
+        match &self.0 {
+            Side::Local(core) => core.cancels.cancel(id),
+            Side::Remote(_) => false,
+        }
     }
 
     /// The workers bound to a function, in a stable order.

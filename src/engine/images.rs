@@ -9,9 +9,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Core;
+use super::cancels::{InHand, cancelled};
 use super::gateway::NewExecution;
 use super::recorder::Claim;
-use super::run::{Claimed, TOO_MUCH, dismiss, finish, function_of, new_row};
+use super::run::{Claimed, OVERDUE, TOO_MUCH, dismiss, finish, function_of, new_row};
 use crate::config::{self, Config, Pull};
 use crate::db;
 use crate::error::{Error, Result};
@@ -78,15 +79,21 @@ struct Ready<'a> {
 pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Model> {
     let function = &new.target.function;
     let name = RunName { execution: new.id.clone(), epoch: 1 };
-    let mut row = new_row(&new);
+    let mut row = new_row(&new, &core.engine);
     row.status = ExecutionStatus::Running;
     row.engine_id = Some(core.id.clone());
     row.epoch = name.epoch;
-    let outcome = match prepare(core, function, Instant::now() + core.engine.queue_timeout).await {
+    let in_hand = core.cancels.take(&row.id);
+    let prepared = tokio::select! {
+        prepared = prepare(core, function, Instant::now() + core.engine.queue_timeout) => prepared,
+        () = in_hand.cancelled() => Err(cancelled()),
+    };
+    let outcome = match prepared {
         Ok(ready) => {
-            row.worker = Some(name.to_string().as_str().into());
+            row.worker = Some(name.to_string().into());
+            row.deadline_at = Some(Timestamp::now().after(timeout_of(function) + OVERDUE));
             core.recorder.begin(row.clone()).await;
-            let ran = run(core, &name, function, row.input.as_deref(), &ready).await;
+            let ran = run(core, &name, function, row.input.as_deref(), &ready, &in_hand).await;
             // Nobody waits for it by then.
             ran.ok_or_else(|| Error::Busy("The service is stopping.".to_owned()))?
         }
@@ -115,8 +122,10 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, function: &funct
         id: row.id.clone(),
         epoch_from: row.epoch,
         engine: core.id.clone(),
-        worker: name.to_string().as_str().into(),
+        worker: name.to_string().into(),
+        deadline: Timestamp::now().after(timeout_of(function) + OVERDUE),
     };
+    let in_hand = core.cancels.take(&row.id);
     match core.recorder.claim(claim).await {
         Ok(Some(_)) => {}
         Ok(None) => return Claimed::Done,
@@ -125,7 +134,7 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, function: &funct
             return Claimed::Later { turned_down: false };
         }
     }
-    let Some(outcome) = run(core, &name, function, row.input.as_deref(), &ready).await else {
+    let Some(outcome) = run(core, &name, function, row.input.as_deref(), &ready, &in_hand).await else {
         return Claimed::Done;
     };
     core.observe_end(&IMAGES.into(), &outcome);
@@ -194,8 +203,9 @@ async fn run(
     function: &function::Model,
     input: Option<&str>,
     ready: &Ready<'_>,
+    in_hand: &InHand<'_>,
 ) -> Option<Outcome> {
-    let timeout = Duration::from_secs(u64::try_from(function.timeout).unwrap_or(0));
+    let timeout = timeout_of(function);
     let spec = RunSpec {
         name: name.clone(),
         image: ready.image.clone(),
@@ -212,7 +222,7 @@ async fn run(
     core.images.own(name);
     let outcome = match core.orchestrator.start_run(&spec).await {
         Ok(()) => tokio::select! {
-            outcome = follow(core, name, Instant::now() + timeout, timeout) => outcome,
+            outcome = follow(core, name, Instant::now() + timeout, timeout, in_hand) => outcome,
             // It runs on, for the next engine, or is removed by whoever ends this one.
             () = core.letting_go.cancelled() => return None,
         },
@@ -225,27 +235,47 @@ async fn run(
     Some(outcome)
 }
 
-/// Waits for the end of a container, which is killed at the deadline.
-async fn follow(core: &Core, name: &RunName, deadline: Instant, timeout: Duration) -> Outcome {
+fn timeout_of(function: &function::Model) -> Duration {
+    Duration::from_secs(u64::try_from(function.timeout).unwrap_or(0))
+}
+
+/// Waits for the end of a container, which is killed at the deadline and when it is cancelled.
+async fn follow(
+    core: &Core,
+    name: &RunName,
+    deadline: Instant,
+    timeout: Duration,
+    in_hand: &InHand<'_>,
+) -> Outcome {
     let following = core.orchestrator.follow_run(name, core.engine.max_log_bytes);
     tokio::pin!(following);
-    let (ended, in_time) = tokio::select! {
-        ended = &mut following => (ended, true),
-        () = sleep_until(deadline) => {
+    let why = tokio::select! {
+        ended = &mut following => Ended::ByItself(ended),
+        () = sleep_until(deadline) => Ended::Killed(Reason::Timeout),
+        () = in_hand.cancelled() => Ended::Killed(Reason::Cancelled),
+    };
+    let (ended, killed) = match why {
+        Ended::ByItself(ended) => (ended, None),
+        Ended::Killed(why) => {
             if let Err(error) = core.orchestrator.kill_run(name).await {
                 tracing::warn!(execution.id = %name.execution, error = %Chain(&error), "a container was not killed");
             }
             let lost = || Err(orchestrator::Error::Unavailable("the container does not end".into()));
-            (timeout_at(Instant::now() + KILLING, following).await.unwrap_or_else(|_| lost()), false)
+            (timeout_at(Instant::now() + KILLING, following).await.unwrap_or_else(|_| lost()), Some(why))
         }
     };
     match ended {
-        Ok(end) => outcome_of(end, in_time, timeout),
+        Ok(end) => outcome_of(end, killed, timeout),
         Err(error) => {
             tracing::warn!(execution.id = %name.execution, error = %Chain(&error), "a container is lost");
             Outcome::error(Reason::WorkerLost, &error.to_string())
         }
     }
+}
+
+enum Ended {
+    ByItself(Result<RunEnd, orchestrator::Error>),
+    Killed(Reason),
 }
 
 async fn remove(core: &Core, name: &RunName) {
@@ -271,19 +301,20 @@ fn arguments(input: Option<&str>) -> Vec<String> {
 }
 
 /// How a container's end is stored and shown. Clients know whole seconds.
-fn outcome_of(end: RunEnd, in_time: bool, timeout: Duration) -> Outcome {
+fn outcome_of(end: RunEnd, killed: Option<Reason>, timeout: Duration) -> Outcome {
     let failed = |reason, text: &str, detail: Option<&str>, seconds| {
         Outcome::image(ExecutionStatus::Failed, Some((reason, text, detail)), seconds)
     };
     let seconds = end.took.as_secs();
-    let outcome = match (in_time, end.exit_code) {
+    let outcome = match (killed, end.exit_code) {
+        (Some(Reason::Cancelled), _) => cancelled(),
         // Clients read from it that the function had all of its time.
-        (false, _) => {
+        (Some(_), _) => {
             failed(Reason::Timeout, "Function execution timeout.", None, seconds.max(timeout.as_secs()))
         }
-        (true, 0) => Outcome::image(ExecutionStatus::Success, None, seconds),
-        (true, _) if end.out_of_memory => failed(Reason::OutOfMemory, TOO_MUCH, None, seconds),
-        (true, code) => {
+        (None, 0) => Outcome::image(ExecutionStatus::Success, None, seconds),
+        (None, _) if end.out_of_memory => failed(Reason::OutOfMemory, TOO_MUCH, None, seconds),
+        (None, code) => {
             let detail = format!("the container ended with code {code}");
             failed(Reason::Exit, "Function execution failed.", Some(&detail), seconds)
         }
@@ -376,10 +407,11 @@ pub(super) fn collect(core: &Arc<Core>, left: ObservedRun, row: execution::Model
     core.clone().tasks.spawn(async move {
         let rest = left.deadline.since(Timestamp::now());
         let timeout = left.deadline.since(row.updated_at.unwrap_or(row.created_at));
+        let in_hand = core.cancels.take(&row.id);
         let outcome = tokio::select! {
             // It runs on, for the next engine.
             () = core.letting_go.cancelled() => return,
-            outcome = follow(&core, &left.name, Instant::now() + rest, timeout) => outcome,
+            outcome = follow(&core, &left.name, Instant::now() + rest, timeout, &in_hand) => outcome,
         };
         if finish(&core, &row.id, epoch, outcome).await {
             remove(&core, &left.name).await;

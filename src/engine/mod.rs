@@ -18,6 +18,7 @@ use crate::storage::PackageStore;
 use crate::telemetry::{Chain, Metrics};
 
 mod adopt;
+mod cancels;
 mod code;
 pub mod endpoint;
 pub mod gateway;
@@ -30,6 +31,7 @@ mod queue;
 mod reap;
 pub mod recorder;
 pub mod remote;
+mod retention;
 mod run;
 pub mod sessions;
 pub mod supervisor;
@@ -41,6 +43,7 @@ pub mod worker;
 
 pub use presence::{LockError, NodeLock};
 
+use cancels::Cancels;
 use gateway::Gateway;
 use images::Images;
 use pool::{Limits, Pool};
@@ -92,6 +95,7 @@ struct Core {
     pool: Arc<Pool>,
     images: Images,
     recorder: Recorder,
+    cancels: Cancels,
     /// Synchronous calls that have no answer yet.
     calls: AtomicUsize,
     /// Everything that runs on behalf of an execution or a worker.
@@ -139,6 +143,7 @@ impl Core {
             images: Images::new(config),
             pool: Pool::new(limits, spawns, reaper.clone()),
             recorder,
+            cancels: Cancels::default(),
             calls: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
@@ -247,6 +252,7 @@ impl Engine {
         if let Some(sessions) = &core.sessions {
             core.tasks.spawn(sessions.clone().keep(core.letting_go.clone()));
         }
+        core.tasks.spawn(retention::keep(core.clone(), config.executions.clone()));
         core.tasks.spawn(reap::tick(core.clone()));
         core.tasks.spawn(reap::run(core.clone()));
         Ok((Gateway::new(core.clone()), Self { core, _lock: lock }))

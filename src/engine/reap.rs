@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::worker::{FunctionKey, WorkerState};
-use super::{Core, images};
+use super::{Core, images, retention};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::model::{RuntimeId, RuntimeStatus, Scope, runtime};
@@ -45,6 +45,9 @@ pub(super) async fn run(core: Arc<Core>) {
     loop {
         if let Err(error) = runtimes(&core, &probing).await {
             tracing::warn!(error = %Chain(&error), "runtimes could not be brought into step");
+        }
+        if let Err(error) = retention::end_overdue(&core).await {
+            tracing::warn!(error = %Chain(&error), "executions that are overdue could not be ended");
         }
         if let Err(error) = images::look(&core).await {
             tracing::warn!(error = %Chain(&error), "images of functions could not be looked for");

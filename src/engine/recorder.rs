@@ -58,6 +58,8 @@ pub struct Claim {
     pub epoch_from: i64,
     pub engine: EngineId,
     pub worker: WorkerName,
+    /// When it must have ended at the latest.
+    pub deadline: Timestamp,
 }
 
 impl Recorder {
@@ -393,8 +395,10 @@ async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
                 }
                 Done::Inserted
             }
-            Item::Claim { claim: Claim { id, epoch_from, engine, worker }, .. } => {
-                Done::Claimed(db::executions::claim(&tx, id, *epoch_from, engine, Some(worker)).await?)
+            Item::Claim { claim, .. } => {
+                let Claim { id, epoch_from, engine, worker, deadline } = claim;
+                let claimed = db::executions::claim(&tx, id, *epoch_from, engine, worker, *deadline).await?;
+                Done::Claimed(claimed)
             }
             Item::Finish { id, epoch, outcome, .. } => {
                 Done::Ended(db::executions::finish(&tx, id, *epoch, outcome).await?)

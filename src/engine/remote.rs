@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use protocol::engine::{Ended, Fault, FaultKind, MAX_MESSAGE, Pool, Scale, Submit, Workers};
+use protocol::engine::{Cancelled, Ended, Fault, FaultKind, MAX_MESSAGE, Pool, Scale, Submit, Workers};
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::cancels::cancelled;
 use super::endpoint;
 use super::gateway::{NewExecution, PoolStatus, Target};
 use super::recorder::Recorder;
@@ -91,7 +92,7 @@ impl Remote {
 
     pub(super) async fn submit(self: &Arc<Self>, new: NewExecution) -> Result<execution::Model> {
         if !new.sync {
-            let row = run::new_row(&new);
+            let row = run::new_row(&new, &self.config);
             self.recorder.accept(row.clone()).await?;
             self.tell("v1/accepted");
             return Ok(row);
@@ -152,6 +153,25 @@ impl Remote {
                 "The engine was lost while it ran execution {id}, which may still run. The execution, \
                  where it is listed, says how it ends."
             ))),
+        }
+    }
+
+    pub(super) async fn cancel(&self, row: &execution::Model) -> Result<bool> {
+        if row.status == ExecutionStatus::Pending {
+            return self.recorder.dismiss(row.id.clone(), cancelled()).await;
+        }
+        let engines = self.engines().await?;
+        let Some(engine) = engines.iter().find(|engine| row.engine_id.as_ref() == Some(&engine.id)) else {
+            return Ok(false);
+        };
+        let path = format!("v1/executions/{}", row.id);
+        match self.ask(engine, Method::DELETE, &path, None::<&()>, ANSWER).await {
+            Ok(Cancelled { cancelled }) => Ok(cancelled),
+            Err(Failed::NotReached(error)) => {
+                self.not_reached(engine, &error);
+                Ok(false)
+            }
+            Err(failed) => Err(failure(failed)),
         }
     }
 

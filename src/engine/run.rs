@@ -1,6 +1,7 @@
 //! One execution, from a lease to its recorded end: the same code for a call that waits and for a
 //! claimed row.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Core;
+use super::cancels::{InHand, cancelled};
 use super::gateway::NewExecution;
 use super::images;
 use super::pool::{self, Lease};
@@ -17,6 +19,7 @@ use super::sessions::{self, Session};
 use super::supervisor::{self, Supervisor};
 use super::target::{Target, no_version};
 use super::worker::FunctionKey;
+use crate::config;
 use crate::db;
 use crate::error::{Error, Result, Source};
 use crate::model::function::{self, Source as CodeSource};
@@ -33,6 +36,9 @@ const ENTRY: &str = "main.main";
 const GRACE: Duration = Duration::from_secs(20);
 /// How long a supervisor may take over what it answers at once.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How much longer than the function's own time an execution may count as running: past that, whoever ran
+/// it is not going to say how it ended.
+pub(super) const OVERDUE: Duration = Duration::from_secs(45);
 /// Workers that may turn an execution down before it ends as an error.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -114,7 +120,8 @@ pub(super) async fn scale_up(core: &Core, target: &Target, count: u32) -> Result
 }
 
 /// The row of an execution that nobody has started.
-pub(super) fn new_row(new: &NewExecution) -> execution::Model {
+pub(super) fn new_row(new: &NewExecution, config: &config::Engine) -> execution::Model {
+    let now = Timestamp::now();
     execution::Model {
         id: new.id.clone(),
         project_id: new.project_id.clone(),
@@ -132,8 +139,8 @@ pub(super) fn new_row(new: &NewExecution) -> execution::Model {
         engine_id: None,
         worker: None,
         request_id: new.request_id.clone(),
-        deadline_at: None,
-        created_at: Timestamp::now(),
+        deadline_at: Some(now.after(config.pending_timeout)),
+        created_at: now,
         updated_at: None,
     }
 }
@@ -144,16 +151,21 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
         return images::call(core, new).await;
     }
     let mut plan = Plan::of(core, &new.target).await?;
-    let mut row = new_row(&new);
+    let mut row = new_row(&new, &core.engine);
     row.status = ExecutionStatus::Running;
     row.engine_id = Some(core.id.clone());
     row.epoch = 1;
     let deadline = Instant::now() + core.engine.queue_timeout;
+    let in_hand = core.cancels.take(&row.id);
     let mut attempt = Attempt { execution: row.id.to_string(), epoch: row.epoch };
     let (mut tries, mut renewals) = (0, 0);
     let (outcome, ran_on) = loop {
         let asked = Instant::now();
-        let session = match session_for(core, &plan, row.request_id.as_deref(), deadline).await {
+        let session = tokio::select! {
+            session = session_for(core, &plan, row.request_id.as_deref(), deadline) => session,
+            () = in_hand.cancelled() => break (cancelled(), None),
+        };
+        let session = match session {
             Ok(session) => session,
             Err(sessions::Error::Invalid) if renewals < TRIES && plan.renew(core).await? => {
                 renewals += 1;
@@ -164,7 +176,11 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
                 break (Outcome::error(Reason::Preparation, &error.to_string()), None);
             }
         };
-        let lease = match core.pool.lease(&plan.key, &plan.runtime, deadline).await {
+        let lease = tokio::select! {
+            lease = core.pool.lease(&plan.key, &plan.runtime, deadline) => lease,
+            () = in_hand.cancelled() => break (cancelled(), None),
+        };
+        let lease = match lease {
             Ok(lease) => lease,
             Err(error @ (pool::Error::Full | pool::Error::Closed)) => {
                 return Err(Error::Busy(error.to_string()));
@@ -183,14 +199,18 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
         core.observe_lease(lease.start(), asked.elapsed());
         if row.worker.is_none() {
             row.worker = Some(lease.worker().name.clone());
+            row.deadline_at = Some(Timestamp::now().after(plan.timeout() + OVERDUE));
             core.recorder.begin(row.clone()).await;
         }
         let worker = lease.worker().clone();
-        match run_on(core, lease, &plan, session, attempt.clone(), &row).await {
+        match run_on(core, lease, &plan, session, attempt.clone(), &row, &in_hand).await {
             Ran::Ended(outcome) => break (outcome, Some(worker)),
             Ran::Lost(why) => break (Outcome::error(Reason::WorkerLost, &why), None),
             Ran::Refused(why) => break (Outcome::error(Reason::Preparation, &why), None),
             Ran::NotStarted(why) => {
+                if in_hand.is_cancelled() {
+                    break (cancelled(), None);
+                }
                 attempt.epoch += 1;
                 tries += 1;
                 if tries == TRIES {
@@ -266,7 +286,10 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
         epoch_from: row.epoch,
         engine: core.id.clone(),
         worker: lease.worker().name.clone(),
+        deadline: Timestamp::now().after(plan.timeout() + OVERDUE),
     };
+    // One that is pending is cancelled in the table, and this claim then fails.
+    let in_hand = core.cancels.take(&row.id);
     let epoch = match core.recorder.claim(claim).await {
         Ok(Some(epoch)) => epoch,
         Ok(None) => return Claimed::Done,
@@ -277,7 +300,7 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
     };
     let attempt = Attempt { execution: row.id.to_string(), epoch };
     let worker = lease.worker().clone();
-    let outcome = match run_on(core, lease, &plan, session, attempt.clone(), &row).await {
+    let outcome = match run_on(core, lease, &plan, session, attempt.clone(), &row, &in_hand).await {
         Ran::Ended(outcome) => {
             core.observe_end(&plan.runtime, &outcome);
             if finish(core, &row.id, epoch, outcome).await {
@@ -286,8 +309,9 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
             return Claimed::Done;
         }
         Ran::Lost(why) => Outcome::error(Reason::WorkerLost, &why),
+        Ran::NotStarted(_) if in_hand.is_cancelled() => cancelled(),
         Ran::NotStarted(_) if tries + 1 < TRIES => {
-            put_back(core, &row.id, epoch).await;
+            put_back(core, &row, epoch).await;
             return Claimed::Later { turned_down: true };
         }
         Ran::NotStarted(why) | Ran::Refused(why) => Outcome::error(Reason::Preparation, &why),
@@ -344,8 +368,10 @@ pub(super) async fn finish(core: &Core, id: &ExecutionId, epoch: i64, outcome: O
 }
 
 /// Makes an execution pending again that no worker has started.
-pub(super) async fn put_back(core: &Core, id: &ExecutionId, epoch: i64) -> bool {
-    let put_back = || async { Ok(db::executions::put_back(&core.db.writer(), id, epoch).await?) };
+pub(super) async fn put_back(core: &Core, row: &execution::Model, epoch: i64) -> bool {
+    let id = &row.id;
+    let deadline = row.created_at.after(core.engine.pending_timeout);
+    let put_back = || async { Ok(db::executions::put_back(&core.db.writer(), id, epoch, deadline).await?) };
     let done = surely(core, id, put_back).await;
     core.queue.notify_one();
     done
@@ -394,6 +420,7 @@ async fn run_on(
     session: Option<Arc<Session>>,
     attempt: Attempt,
     row: &execution::Model,
+    in_hand: &InHand<'_>,
 ) -> Ran {
     let worker = lease.worker();
     let Some(supervisor) = worker.supervisor() else {
@@ -414,9 +441,15 @@ async fn run_on(
         acknowledge: settled.clone(),
     };
     let deadline = Instant::now() + plan.timeout() + GRACE;
-    let answer = match &session {
-        Some(session) => supervisor.execute_in(&session.cloud, &execute, deadline).await,
-        None => supervisor.execute(&execute, deadline).await,
+    let executing = async {
+        match &session {
+            Some(session) => supervisor.execute_in(&session.cloud, &execute, deadline).await,
+            None => supervisor.execute(&execute, deadline).await,
+        }
+    };
+    let answer = tokio::select! {
+        answer = executing => answer,
+        never = cancel(supervisor, &attempt, in_hand) => match never {},
     };
     if answer.is_err() {
         worker.settle(settled);
@@ -460,6 +493,17 @@ async fn run_on(
             Ran::Lost(format!("{error}"))
         }
     }
+}
+
+/// Kills the attempt once somebody cancels it. How it ended is the answer to its own request.
+pub(super) async fn cancel(supervisor: &Supervisor, attempt: &Attempt, in_hand: &InHand<'_>) -> Infallible {
+    in_hand.cancelled().await;
+    while let Err(error) = supervisor.cancel(attempt, Instant::now() + ANSWER).await {
+        // The request to run it may still be on its way; else its answer is.
+        tracing::debug!(error = %Chain(&error), "an attempt is not cancelled yet");
+        sleep(PAUSE).await;
+    }
+    std::future::pending().await
 }
 
 /// What the function uses the cloud with; `None` where it has no trust.

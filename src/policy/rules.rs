@@ -83,6 +83,7 @@ pub const RULES: &[Rule] = rules! {
     "execution:get_all" READER, "List the project's executions.", "GET" "/v1/executions";
     "execution:get_all:all_projects" ADMIN, "List the executions of other projects.", "GET" "/v1/executions?all_projects=true";
     "execution:get_log" READER, "Show what a function wrote.", "GET" "/v1/executions/{id}/log";
+    "execution:cancel" MEMBER, "End an execution.", "POST" "/v1/executions/{id}/cancel";
     "execution:delete" MEMBER, "Delete the record of an execution.", "DELETE" "/v1/executions/{id}";
 
     "job:create" MEMBER, "Create a job.", "POST" "/v1/jobs";

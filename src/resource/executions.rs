@@ -1,5 +1,9 @@
 //! Executions: who may run what, and what is known of a run.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use super::{MAX_TEXT, check_length};
 use crate::db::executions::Filters;
 use crate::db::{self, Db};
@@ -7,6 +11,11 @@ use crate::engine::gateway::{Gateway, NewExecution};
 use crate::engine::target::Reference;
 use crate::error::{Error, Result};
 use crate::model::{Caller, ExecutionId, Input, Scope, execution};
+
+/// How long a cancel waits for the end of what it cancelled.
+const CANCELLING: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A call of a function, as somebody asked for it.
 #[derive(Debug)]
@@ -62,6 +71,28 @@ impl Executions {
         self.get(caller, id).await?;
         let log = db::execution_logs::find(self.db.reader(), id).await?;
         Ok(log.map(|log| log.log))
+    }
+
+    /// Ends an execution that has not ended, with every process of it, and returns it as it is then. Its end
+    /// may come a little later, where an engine that is not there any more has it.
+    pub async fn cancel(&self, caller: &Caller, id: &ExecutionId) -> Result<execution::Model> {
+        let until = Instant::now() + CANCELLING;
+        let mut asked = false;
+        loop {
+            let row = self.get(caller, id).await?;
+            if row.status.has_ended() {
+                return match asked {
+                    true => Ok(row),
+                    false => Err(Error::Conflict(format!("Execution {id} has ended."))),
+                };
+            }
+            // Again where it moved on under the first: from pending into an engine's hands.
+            asked |= self.engine.cancel(&row).await?;
+            if Instant::now() >= until {
+                return Ok(row);
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Removes the record. A run that is under way goes on and leaves none.

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use actix_web::dev::Server;
 use actix_web::{App as HttpApp, HttpResponse, HttpServer, web};
-use protocol::engine::{Ended, Fault, FaultKind, MAX_MESSAGE, Pool, PoolWorkers, Scale, Submit, Workers};
+use protocol::engine::{
+    Cancelled, Ended, Fault, FaultKind, MAX_MESSAGE, Pool, PoolWorkers, Scale, Submit, Workers,
+};
 
 use super::{Error, metrics_text};
 use crate::config::Config;
@@ -37,6 +39,7 @@ pub(super) fn server(config: &Config, gateway: Gateway, db: Db) -> Result<Server
                 actix_web::error::InternalError::from_response(error, answer).into()
             }))
             .route("/v1/executions", web::post().to(submit))
+            .route("/v1/executions/{execution}", web::delete().to(cancel))
             .route("/v1/accepted", web::post().to(accepted))
             .route("/v1/runtimes", web::post().to(runtimes_changed))
             .route("/v1/runtimes/{runtime}/pool", web::get().to(pool))
@@ -178,6 +181,11 @@ async fn submit(state: web::Data<State>, submit: web::Json<Submit>) -> Answer {
     };
     state.gateway.submit(new).await?;
     Ok(HttpResponse::Ok().json(Ended { execution }))
+}
+
+async fn cancel(state: web::Data<State>, execution: web::Path<String>) -> HttpResponse {
+    let cancelled = state.gateway.cancel_here(&execution.into_inner().into());
+    HttpResponse::Ok().json(Cancelled { cancelled })
 }
 
 async fn accepted(state: web::Data<State>) -> HttpResponse {

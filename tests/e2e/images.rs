@@ -238,3 +238,23 @@ async fn after_kill_9_a_container_is_followed_to_its_end_and_an_interrupted_call
     eventually("no container is left", async || service.home.containers().is_empty()).await;
     service.stop_clean().await;
 }
+
+#[tokio::test]
+async fn a_container_that_is_cancelled_is_gone_with_what_it_wrote_kept() {
+    let image = Image::build("cancel", "");
+    let service = Service::start(&[]).await;
+    let function = function(&service, &image, &[("timeout", json!(60)), ("cpu", json!(1000))]).await;
+    let id = service.accept("demo", &function, "sleep 50").await;
+    eventually("the container runs", async || !service.home.container_names().is_empty()).await;
+    eventually("the program runs", async || {
+        let name = service.home.container_names();
+        let logs = Command::new("docker").args(["logs", name.trim()]).output().unwrap();
+        logs.stdout == b"begins\n"
+    })
+    .await;
+    let ended = service.ask("demo", "POST", &format!("/v1/executions/{id}/cancel"), None).await.expect(200);
+    assert_eq!(result(&ended)["reason"], "cancelled", "{ended}");
+    assert_eq!(service.execution_log("demo", &id).await, "begins\n");
+    eventually("the container is gone", async || service.home.containers().is_empty()).await;
+    service.stop_clean().await;
+}

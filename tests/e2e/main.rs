@@ -2,6 +2,7 @@
 //! the runtime's image: `tox-like-scripts/functional`.
 
 mod callers;
+mod cancel;
 #[allow(dead_code, reason = "the tests of openstack use the rest")]
 #[path = "../openstack/cloud.rs"]
 mod cloud;

@@ -27,6 +27,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
             "/v1/executions/{id}",
             vec![(Method::GET, web::to(show)), (Method::DELETE, web::to(delete))],
         ))
+        .service(at("/v1/executions/{id}/cancel", vec![(Method::POST, web::to(cancel))]))
         .service(at("/v1/executions/{id}/log", vec![(Method::GET, web::to(log))]));
 }
 
@@ -161,6 +162,20 @@ async fn log(caller: Caller, app: web::Data<App>, _: NoQuery, id: PathId) -> Res
         Some(log) => HttpResponse::Ok().content_type("text/plain; charset=UTF-8").body(log),
         None => empty(StatusCode::NO_CONTENT),
     })
+}
+
+/// `POST /v1/executions/{id}/cancel`: takes no body, and none is read.
+async fn cancel(
+    caller: Caller,
+    app: web::Data<App>,
+    _: NoQuery,
+    id: PathId,
+) -> Result<HttpResponse, ApiError> {
+    app.policy.enforce(&caller, "execution:cancel")?;
+    let id = id.0.into();
+    enforce_on(&app, &caller, "execution:cancel", &id).await?;
+    let row = app.executions.cancel(&caller, &id).await?;
+    Ok(HttpResponse::Ok().json(ExecutionView::from(row)))
 }
 
 async fn delete(

@@ -146,7 +146,7 @@ async fn only_the_latest_epoch_writes_the_end() {
     };
     assert_eq!(recorder.claim(claim(0, "w1")).await.unwrap(), Some(1));
     assert_eq!(recorder.claim(claim(0, "w2")).await.unwrap(), None);
-    assert!(db::executions::put_back(&db.writer(), &row.id, 1).await.unwrap());
+    assert!(db::executions::put_back(&db.writer(), &row.id, 1, Timestamp(9)).await.unwrap());
     assert_eq!(recorder.claim(claim(1, "w2")).await.unwrap(), Some(2));
     assert_eq!(find(&db, &row.id).await.unwrap().worker, Some("w2".into()));
 
