@@ -126,6 +126,7 @@ const OWN: &str = "
     execution:get_all           AMmrc
     execution:get_all:all_projects A
     execution:get_log           AMmrc
+    execution:cancel            AMmc
     execution:delete            AMmc
     job:create                  AMmc
     job:get                     AMmrc

@@ -143,6 +143,7 @@ async fn only_the_latest_epoch_writes_the_end() {
         epoch_from,
         engine: EngineId::random(),
         worker: worker.into(),
+        deadline: Timestamp(9),
     };
     assert_eq!(recorder.claim(claim(0, "w1")).await.unwrap(), Some(1));
     assert_eq!(recorder.claim(claim(0, "w2")).await.unwrap(), None);
@@ -221,8 +222,13 @@ async fn what_was_committed_before_the_connection_broke_counts_as_done() {
         (row(&function, ExecutionStatus::Pending), row(&function, ExecutionStatus::Pending));
     recorder.accept(pending.clone()).await.unwrap();
     recorder.accept(removed.clone()).await.unwrap();
-    let claim =
-        Claim { id: pending.id.clone(), epoch_from: 0, engine: EngineId::random(), worker: "w".into() };
+    let claim = Claim {
+        id: pending.id.clone(),
+        epoch_from: 0,
+        engine: EngineId::random(),
+        worker: "w".into(),
+        deadline: Timestamp(9),
+    };
     let (new, _answers) = items(&function, &claim, &removed.id);
     let first = write_all(&db, &new).await.unwrap();
     let again = write_all(&db, &new).await;
