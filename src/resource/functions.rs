@@ -86,7 +86,7 @@ impl Functions {
 
     /// The working copy, to be scaled or released.
     pub async fn target(&self, caller: &Caller, id: &FunctionId) -> Result<Target> {
-        Ok(Target { function: self.get(caller, id).await?, version: 0 })
+        Ok(Target::working_copy(self.get(caller, id).await?))
     }
 
     /// The package of the working copy. An object in Swift is read with the caller's rights.
