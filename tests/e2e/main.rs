@@ -16,3 +16,4 @@ mod restarts;
 mod service;
 mod split;
 mod tenants;
+mod versions;
