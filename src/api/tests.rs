@@ -643,6 +643,45 @@ async fn an_alias_means_what_its_owner_says() {
 }
 
 #[actix_web::test]
+async fn an_alias_never_means_a_version_that_is_gone() {
+    let site = site().await;
+    let id = site.create(&numbered(0)).await;
+    for number in 1..=6 {
+        site.upload(&id, &numbered(number)).await;
+        site.publish(&id).await;
+    }
+    let new = json!({"name": "prod", "function_id": id, "function_version": 1});
+    assert_eq!(site.alias("demo", new).await.status, 201);
+    for _ in 0..5 {
+        let changes = (1..=6).map(|number| {
+            let (canary, weight) = (7 - number, number * 10);
+            json!({"function_version": number, "canary_version": canary, "canary_weight": weight})
+        });
+        let change = |body| site.ask_json("demo", Method::PUT, "/v1/aliases/prod", body);
+        let roll_back = |_| site.ask("demo", Method::POST, "/v1/aliases/prod/rollback");
+        let (site, id) = (&site, &id);
+        let delete = |number| async move {
+            site.ask("demo", Method::DELETE, &format!("/v1/functions/{id}/versions/{number}")).await
+        };
+        let (changed, back, deleted) = tokio::join!(
+            futures_util::future::join_all(changes.map(change)),
+            futures_util::future::join_all((0..4).map(roll_back)),
+            futures_util::future::join_all((2..=5).map(delete)),
+        );
+        for answer in changed.into_iter().chain(back).chain(deleted) {
+            assert!([200, 204, 403, 404, 409].contains(&answer.status), "{:?}", answer.body);
+        }
+        let listed = site.ask("demo", Method::GET, &format!("/v1/functions/{id}/versions")).await.json();
+        let listed = listed["function_versions"].as_array().unwrap().clone();
+        let there: Vec<_> = listed.iter().map(|row| &row["version_number"]).collect();
+        let alias = site.ask("demo", Method::GET, "/v1/aliases/prod").await.json();
+        for key in ["function_version", "canary_version", "previous_version"] {
+            assert!(alias[key].is_null() || there.contains(&&alias[key]), "{key}: {alias} {there:?}");
+        }
+    }
+}
+
+#[actix_web::test]
 async fn an_alias_that_cannot_be_is_refused_by_name() {
     let site = site().await;
     let id = site.create(&numbered(0)).await;
