@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::model::Caller;
 use crate::openstack::Keystone;
 use crate::policy::Policy;
-use crate::resource::{Executions, Functions, Runtimes};
+use crate::resource::{Aliases, Executions, Functions, Runtimes, Versions};
 use crate::storage::PackageStore;
 use error::ApiError;
 use middleware::RequestId;
@@ -36,6 +36,8 @@ pub struct App {
     pub authenticator: Authenticator,
     pub runtimes: Runtimes,
     pub functions: Functions,
+    pub versions: Versions,
+    pub aliases: Aliases,
     pub executions: Executions,
     pub engine: Gateway,
     pub db: Db,
@@ -56,11 +58,14 @@ impl App {
         store: Arc<dyn PackageStore>,
         engine: Gateway,
     ) -> Self {
+        let functions = Functions::new(db.clone(), Arc::clone(&store), engine.clone(), keystone, config);
         Self {
             policy,
             authenticator,
             runtimes: Runtimes::new(db.clone(), engine.clone()),
-            functions: Functions::new(db.clone(), Arc::clone(&store), engine.clone(), keystone, config),
+            versions: functions.versions(),
+            functions,
+            aliases: Aliases::new(db.clone()),
             executions: Executions::new(db.clone(), engine.clone()),
             engine,
             db,

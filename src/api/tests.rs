@@ -411,6 +411,422 @@ async fn what_needs_no_token_answers_without() {
     assert_eq!((ill.status, &ill.json()["status"]), (503, &json!("failed")));
 }
 
+impl Site {
+    async fn upload(&self, id: &str, package: &[u8]) {
+        let path = format!("/v1/functions/{id}");
+        let answer = self.form(Method::PUT, &path, &[], Some(package)).await;
+        assert_eq!(answer.status, 200, "{:?}", answer.body);
+    }
+
+    async fn publish(&self, id: &str) -> Answer {
+        self.ask_json("demo", Method::POST, &format!("/v1/functions/{id}/versions"), json!({})).await
+    }
+
+    async fn alias(&self, token: &str, body: Value) -> Answer {
+        self.ask_json(token, Method::POST, "/v1/aliases", body).await
+    }
+}
+
+/// A package that no other number gives.
+fn numbered(number: usize) -> Vec<u8> {
+    zip_of("main.py", format!("def main(): return {number}").as_bytes())
+}
+
+#[actix_web::test]
+async fn a_version_keeps_its_number_and_its_package() {
+    let site = site().await;
+    let id = site.create(&numbered(0)).await;
+    let path = format!("/v1/functions/{id}/versions");
+    assert_eq!(site.ask("demo", Method::GET, &path).await.json(), json!({"function_versions": []}));
+
+    let described = site.ask_json("demo", Method::POST, &path, json!({"description": "first"})).await;
+    assert_eq!(described.status, 201);
+    let first = described.json();
+    assert_eq!((&first["version_number"], &first["description"]), (&json!(1), &json!("first")));
+    assert_eq!(
+        (&first["entry"], &first["cpu"], &first["os_session"]),
+        (&json!("main.main"), &json!(100), &json!(false))
+    );
+    let unchanged = (403, "Function package not changed since the latest version 1.".to_owned());
+    assert_eq!(site.publish(&id).await.fault(), unchanged);
+    site.upload(&id, &numbered(1)).await;
+    assert_eq!(site.publish(&id).await.json()["version_number"], 2);
+    assert_eq!(site.files(), 2);
+
+    let latest = async || {
+        site.ask("demo", Method::GET, &format!("/v1/functions/{id}")).await.json()["latest_version"].clone()
+    };
+    let download = async |who: &str, number: usize| {
+        site.ask(who, Method::GET, &format!("{path}/{number}?download=1&other=x")).await
+    };
+    for who in ["demo", "admin"] {
+        let zip = download(who, 1).await;
+        assert_eq!((zip.status, zip.header("content-type")), (200, "application/zip"));
+        assert_eq!(zip.header("content-disposition"), format!("attachment; filename=\"{id}_1\""));
+        assert_eq!(zip.body, numbered(0));
+    }
+    assert_eq!(download("alt", 1).await.status, 404);
+
+    // The highest goes, and its number with it.
+    assert_eq!(latest().await, 2);
+    assert_eq!(site.ask("demo", Method::DELETE, &format!("{path}/2")).await.status, 204);
+    assert_eq!(latest().await, 1);
+    assert_eq!(site.publish(&id).await.json()["version_number"], 3);
+    assert_eq!(latest().await, 3);
+    assert_eq!(site.ask("demo", Method::DELETE, &format!("{path}/1")).await.status, 204);
+    assert_eq!((latest().await, site.files()), (json!(3), 1));
+    let listed = site.ask("demo", Method::GET, &path).await.json();
+    let numbers: Vec<_> = listed["function_versions"].as_array().unwrap().iter().collect();
+    assert_eq!(numbers.len(), 1);
+    assert_eq!(numbers[0]["version_number"], 3);
+
+    site.upload(&id, &numbered(2)).await;
+    assert_eq!(site.files(), 2, "a version has it still");
+    assert_eq!(site.ask("demo", Method::DELETE, &format!("/v1/functions/{id}")).await.status, 204);
+    assert_eq!(site.files(), 0);
+}
+
+#[actix_web::test]
+async fn ten_versions_exist_at_once_however_many_are_made() {
+    let site = site().await;
+    let id = site.create(&numbered(0)).await;
+    for number in 1..=10 {
+        site.upload(&id, &numbered(number)).await;
+        assert_eq!(site.publish(&id).await.json()["version_number"], number);
+    }
+    site.upload(&id, &numbered(11)).await;
+    let full = (403, "Can not exceed maximum number(10) of versions".to_owned());
+    assert_eq!(site.publish(&id).await.fault(), full);
+    // Version 1 is not taken for version 10.
+    let path = format!("/v1/functions/{id}/versions");
+    assert_eq!(site.ask("demo", Method::DELETE, &format!("{path}/1")).await.status, 204);
+    let tenth = site.ask("demo", Method::GET, &format!("{path}/10?download=true")).await;
+    assert_eq!(tenth.body, numbered(10));
+    assert_eq!(site.publish(&id).await.json()["version_number"], 11);
+}
+
+#[actix_web::test]
+async fn of_versions_that_are_made_at_once_one_is_made() {
+    let site = site().await;
+    let id = site.create(&numbered(0)).await;
+    let answers = futures_util::future::join_all((0..8).map(|_| site.publish(&id))).await;
+    let made = answers.iter().filter(|answer| answer.status == 201).count();
+    let refused = answers.iter().filter(|answer| answer.status == 403).count();
+    assert_eq!((made, refused), (1, 7));
+    site.upload(&id, &numbered(1)).await;
+    assert_eq!(site.publish(&id).await.json()["version_number"], 2);
+}
+
+#[actix_web::test]
+async fn a_version_that_cannot_be_is_refused_by_name() {
+    let site = site().await;
+    let id = site.create(&main_py()).await;
+    site.publish(&id).await;
+    let path = format!("/v1/functions/{id}/versions");
+    let no_version =
+        |number: i32| (404, format!("FunctionVersion not found [function_id={id}, version_number={number}]"));
+    let no_function = (404, format!("Function not found [id={id}]"));
+    let invalid = |text: &str| (400, text.to_owned());
+    // For the project alone, whoever asks.
+    for who in ["alt", "admin:other"] {
+        assert_eq!(site.ask_json(who, Method::POST, &path, json!({})).await.fault(), no_function, "{who}");
+        assert_eq!(site.ask(who, Method::DELETE, &format!("{path}/1")).await.fault(), no_version(1), "{who}");
+    }
+    assert_eq!(site.ask("alt", Method::GET, &path).await.fault(), no_function);
+    assert_eq!(site.ask("alt", Method::GET, &format!("{path}/1")).await.fault(), no_version(1));
+    assert_eq!(site.ask("admin:other", Method::GET, &format!("{path}/1")).await.status, 200);
+    for number in [0, 2] {
+        for method in [Method::GET, Method::DELETE] {
+            let answer = site.ask("demo", method, &format!("{path}/{number}")).await;
+            assert_eq!(answer.fault(), no_version(number));
+        }
+    }
+    let start = "Invalid input for field/attribute version. Value:";
+    assert_eq!(
+        site.ask("demo", Method::GET, &format!("{path}/one")).await.fault(),
+        invalid(&format!("{start} 'one'. An integer is required."))
+    );
+    for (method, path) in [
+        (Method::GET, "/v1/functions/x/versions/1".to_owned()),
+        (Method::DELETE, format!("{path}/-1")),
+        (Method::GET, format!("{path}?limit=1")),
+    ] {
+        assert_eq!(site.ask("demo", method, &path).await.status, 400, "{path}");
+    }
+    for (body, text) in [
+        (json!({"bogus": 1}), "Unknown attribute for argument body: bogus"),
+        (json!({"description": "x".repeat(256)}), "description may have at most 255 characters."),
+    ] {
+        assert_eq!(site.ask_json("demo", Method::POST, &path, body).await.fault(), invalid(text));
+    }
+    let bare = site.ask("demo", Method::POST, &path).await;
+    assert_eq!(bare.fault(), invalid("Missing argument: \"body\""));
+
+    let image = json!({"code": {"source": "image", "image": "x"}});
+    let image = site.ask_json("demo", Method::POST, "/v1/functions", image).await.json();
+    let path = format!("/v1/functions/{}/versions", image["id"].as_str().unwrap());
+    let refused = (403, "Function versioning only allowed for package type function.".to_owned());
+    assert_eq!(site.ask_json("demo", Method::POST, &path, json!({})).await.fault(), refused);
+
+    for (action, body) in [("scale_up", true), ("scale_down", true), ("detach", false)] {
+        let path = |number: i32| format!("/v1/functions/{id}/versions/{number}/{action}");
+        let ask = async |who: &str, number: i32| match body {
+            true => site.ask_json(who, Method::POST, &path(number), json!({"count": 1})).await,
+            false => site.ask(who, Method::POST, &path(number)).await,
+        };
+        assert_eq!(ask("demo", 1).await.fault(), (403, "Operation not allowed".to_owned()));
+        assert_eq!(ask("admin", 2).await.fault(), no_version(2));
+    }
+    let detached = site.ask("admin", Method::POST, &format!("/v1/functions/{id}/versions/1/detach")).await;
+    assert_eq!((detached.status, detached.body.len()), (202, 0));
+}
+
+#[actix_web::test]
+async fn an_alias_means_what_its_owner_says() {
+    let site = site().await;
+    let id = site.create(&numbered(0)).await;
+    site.publish(&id).await;
+    site.upload(&id, &numbered(1)).await;
+    site.publish(&id).await;
+    let new = json!({"name": "prod", "function_id": id, "function_version": "1", "description": ""});
+    let made = site.alias("demo", new).await;
+    assert_eq!(made.status, 201);
+    let made = made.json();
+    assert_eq!((&made["function_version"], &made["canary_version"]), (&json!(1), &Value::Null));
+
+    let put = async |body: Value| {
+        let answer = site.ask_json("demo", Method::PUT, "/v1/aliases/prod", body).await;
+        assert_eq!(answer.status, 200, "{:?}", answer.body);
+        let row = answer.json();
+        ["function_version", "canary_version", "canary_weight", "previous_version"]
+            .map(|key| row[key].clone())
+    };
+    let none = || Value::Null;
+    let nulls = json!({"function_id": null, "function_version": null, "description": "d", "name": "other"});
+    assert_eq!(put(nulls).await, [json!(1), none(), json!(0), none()]);
+    let shown = site.ask("demo", Method::GET, "/v1/aliases/prod/").await.json();
+    assert_eq!((&shown["description"], &shown["id"]), (&json!("d"), &made["id"]));
+    let canary = json!({"canary_version": "2", "canary_weight": 20});
+    assert_eq!(put(canary).await, [json!(1), json!(2), json!(20), none()]);
+    assert_eq!(put(json!({"canary_weight": 0})).await, [json!(1), json!(2), json!(0), none()]);
+    assert_eq!(put(json!({"remove_canary": true})).await, [json!(1), none(), json!(0), none()]);
+    assert_eq!(put(json!({"function_version": 2})).await, [json!(2), none(), json!(0), json!(1)]);
+    put(json!({"canary_version": 0, "canary_weight": 100})).await;
+
+    // A version that calls may get stays, and what an alias would return to does not.
+    let version = |number: usize| format!("/v1/functions/{id}/versions/{number}");
+    let needed = (403, "The function version is still associated with alias.".to_owned());
+    assert_eq!(site.ask("demo", Method::DELETE, &version(2)).await.fault(), needed);
+    let roll_back = async || site.ask("demo", Method::POST, "/v1/aliases/prod/rollback").await;
+    let row = roll_back().await.json();
+    assert_eq!((&row["function_version"], &row["canary_version"]), (&json!(2), &none()));
+    let row = roll_back().await.json();
+    assert_eq!((&row["function_version"], &row["previous_version"]), (&json!(1), &none()));
+    let nothing = (409, "The alias prod has no version to return to.".to_owned());
+    assert_eq!(roll_back().await.fault(), nothing);
+    put(json!({"canary_version": 2, "canary_weight": 1})).await;
+    assert_eq!(site.ask("demo", Method::DELETE, &version(2)).await.fault(), needed);
+    put(json!({"function_version": 2})).await;
+    assert_eq!(site.ask("demo", Method::DELETE, &version(1)).await.status, 204);
+    assert_eq!(roll_back().await.fault(), nothing);
+
+    let function = format!("/v1/functions/{id}");
+    let held = (403, "The function is still associated with function alias(es).".to_owned());
+    assert_eq!(site.ask("demo", Method::DELETE, &function).await.fault(), held);
+    assert_eq!(site.ask("demo", Method::DELETE, "/v1/aliases/prod").await.status, 204);
+    let gone = (404, "FunctionAlias not found [name=prod]".to_owned());
+    assert_eq!(site.ask("demo", Method::DELETE, "/v1/aliases/prod").await.fault(), gone);
+    assert_eq!(site.ask("demo", Method::DELETE, &function).await.status, 204);
+}
+
+#[actix_web::test]
+async fn an_alias_never_means_a_version_that_is_gone() {
+    let site = site().await;
+    let id = site.create(&numbered(0)).await;
+    for number in 1..=6 {
+        site.upload(&id, &numbered(number)).await;
+        site.publish(&id).await;
+    }
+    let new = json!({"name": "prod", "function_id": id, "function_version": 1});
+    assert_eq!(site.alias("demo", new).await.status, 201);
+    for _ in 0..5 {
+        let changes = (1..=6).map(|number| {
+            let (canary, weight) = (7 - number, number * 10);
+            json!({"function_version": number, "canary_version": canary, "canary_weight": weight})
+        });
+        let change = |body| site.ask_json("demo", Method::PUT, "/v1/aliases/prod", body);
+        let roll_back = |_| site.ask("demo", Method::POST, "/v1/aliases/prod/rollback");
+        let (site, id) = (&site, &id);
+        let delete = |number| async move {
+            site.ask("demo", Method::DELETE, &format!("/v1/functions/{id}/versions/{number}")).await
+        };
+        let (changed, back, deleted) = tokio::join!(
+            futures_util::future::join_all(changes.map(change)),
+            futures_util::future::join_all((0..4).map(roll_back)),
+            futures_util::future::join_all((2..=5).map(delete)),
+        );
+        for answer in changed.into_iter().chain(back).chain(deleted) {
+            assert!([200, 204, 403, 404, 409].contains(&answer.status), "{:?}", answer.body);
+        }
+        let listed = site.ask("demo", Method::GET, &format!("/v1/functions/{id}/versions")).await.json();
+        let listed = listed["function_versions"].as_array().unwrap().clone();
+        let there: Vec<_> = listed.iter().map(|row| &row["version_number"]).collect();
+        let alias = site.ask("demo", Method::GET, "/v1/aliases/prod").await.json();
+        for key in ["function_version", "canary_version", "previous_version"] {
+            assert!(alias[key].is_null() || there.contains(&&alias[key]), "{key}: {alias} {there:?}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn an_alias_that_cannot_be_is_refused_by_name() {
+    let site = site().await;
+    let id = site.create(&numbered(0)).await;
+    site.publish(&id).await;
+    assert_eq!(site.alias("demo", json!({"name": "a", "function_id": id})).await.status, 201);
+    let required = "Required param is missing. Required: {'function_id', 'name'}";
+    let duplicate = "Duplicate entry for function_aliases:";
+    let with = |more: Value| {
+        let mut body = json!({"name": "b", "function_id": id, "function_version": 1});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for (body, status, text) in [
+        (json!({}), 400, required.to_owned()),
+        (json!({"name": "b"}), 400, required.to_owned()),
+        (with(json!({"name": ""})), 400, "name may not be empty.".to_owned()),
+        (with(json!({"name": "a/b"})), 400, "name may not contain '/'.".to_owned()),
+        (
+            with(json!({"name": "a", "function_version": 9})),
+            400,
+            format!("{duplicate} ['project_id', 'name']"),
+        ),
+        (
+            with(json!({"function_version": 0})),
+            400,
+            format!("{duplicate} ['project_id', 'function_id', 'function_version']"),
+        ),
+        (with(json!({"function_id": NOWHERE})), 404, format!("Function not found [id={NOWHERE}]")),
+        (
+            with(json!({"function_version": 9})),
+            404,
+            format!("FunctionVersion not found [function_id={id}, version_number=9]"),
+        ),
+        (
+            with(json!({"canary_version": 9})),
+            404,
+            format!("FunctionVersion not found [function_id={id}, version_number=9]"),
+        ),
+        (
+            with(json!({"canary_version": 1})),
+            400,
+            "canary_version has to be another version than function_version.".to_owned(),
+        ),
+        (
+            with(json!({"canary_version": 0, "canary_weight": 101})),
+            400,
+            "canary_weight is a percentage, from 0 to 100.".to_owned(),
+        ),
+        (
+            with(json!({"previous_version": 1})),
+            400,
+            "Invalid input for field/attribute previous_version. Value: '1'. Cannot set read only field."
+                .to_owned(),
+        ),
+        (
+            with(json!({"remove_canary": true})),
+            400,
+            "Unknown attribute for argument body: remove_canary".to_owned(),
+        ),
+    ] {
+        assert_eq!(site.alias("demo", body.clone()).await.fault(), (status, text), "{body}");
+    }
+    let listed = site.ask("demo", Method::GET, "/v1/aliases").await.json();
+    assert_eq!(listed["function_aliases"].as_array().unwrap().len(), 1, "{listed}");
+
+    // Another project's function cannot be named, by an administrator neither.
+    for who in ["alt", "admin:other"] {
+        let foreign = site.alias(who, json!({"name": "x", "function_id": id})).await.fault();
+        assert_eq!(foreign, (404, format!("Function not found [id={id}]")), "{who}");
+    }
+    let repoint = site.ask_json("demo", Method::PUT, "/v1/aliases/a", json!({"function_version": 3})).await;
+    assert_eq!(repoint.status, 404);
+    assert_eq!(site.ask("demo", Method::GET, "/v1/aliases/a%00").await.status, 404);
+    assert_eq!(site.ask("demo", Method::GET, "/v1/aliases?name=a").await.status, 400);
+}
+
+#[actix_web::test]
+async fn an_administrator_means_the_own_alias_before_anothers() {
+    let site = site().await;
+    let id = site.create(&numbered(0)).await;
+    for name in ["prod", "a b%2F?ü"] {
+        let body = json!({"name": name, "function_id": id, "description": "theirs"});
+        let answer = site.alias("demo", body).await;
+        assert_eq!(answer.status, if name == "prod" { 201 } else { 400 });
+    }
+    let odd = json!({"function_version": 1, "name": "a b%2F?ü", "function_id": id});
+    site.publish(&id).await;
+    assert_eq!(site.alias("demo", odd).await.status, 201);
+    let odd = site.ask("demo", Method::GET, "/v1/aliases/a%20b%252F%3F%C3%BC").await.json();
+    assert_eq!(odd["name"], "a b%2F?ü");
+
+    let described = async |who: &str| {
+        let answer = site.ask(who, Method::GET, "/v1/aliases/prod").await;
+        (answer.status == 200).then(|| answer.json()["description"].clone())
+    };
+    assert_eq!(described("admin:ops").await, Some(json!("theirs")));
+    assert_eq!(described("alt").await, None);
+    let new = json!({"runtime_id": AVAILABLE, "code": {"source": "image", "image": "i"}});
+    let mine = site.ask_json("admin:ops", Method::POST, "/v1/functions", new).await.json();
+    let body = json!({"name": "prod", "function_id": mine["id"], "description": "mine"});
+    assert_eq!(site.alias("admin:ops", body).await.status, 201);
+    assert_eq!(described("admin:ops").await, Some(json!("mine")));
+    let ids = |answer: Answer| answer.json()["function_aliases"].as_array().unwrap().len();
+    assert_eq!(ids(site.ask("admin:ops", Method::GET, "/v1/aliases").await), 1);
+    assert_eq!(ids(site.ask("admin:ops", Method::GET, "/v1/aliases?all_projects=true").await), 3);
+    let all = site.ask("demo", Method::GET, "/v1/aliases?all_projects=true").await;
+    assert_eq!(all.fault(), (403, "Operation not allowed".to_owned()));
+
+    assert_eq!(site.ask("admin:ops", Method::DELETE, "/v1/aliases/prod").await.status, 204);
+    assert_eq!(described("demo").await, Some(json!("theirs")));
+    assert_eq!(site.ask("admin:ops", Method::DELETE, "/v1/aliases/prod").await.status, 204);
+    assert_eq!(described("demo").await, None);
+}
+
+#[actix_web::test]
+async fn an_administrator_may_be_kept_from_the_versions_and_aliases_of_others() {
+    let rules = ["function_version:get", "function_version:get_all", "function_version:scale_up"]
+        .into_iter()
+        .chain(["function_version:scale_down", "function_version:detach"])
+        .chain(["function_alias:get", "function_alias:update", "function_alias:delete"]);
+    let rules: String = rules.map(|rule| format!("{rule}: 'rule:owner'\n")).collect();
+    let site = site_with(Policy::from_text(&rules).unwrap()).await;
+    let id = site.create(&main_py()).await;
+    site.publish(&id).await;
+    site.alias("demo", json!({"name": "prod", "function_id": id})).await;
+    let versions = format!("/v1/functions/{id}/versions");
+    for (method, path, body) in [
+        (Method::GET, versions.clone(), None),
+        (Method::GET, format!("{versions}/1"), None),
+        (Method::GET, format!("{versions}/1?download=true"), None),
+        (Method::POST, format!("{versions}/1/scale_up"), Some(json!({}))),
+        (Method::POST, format!("{versions}/1/scale_down"), Some(json!({}))),
+        (Method::POST, format!("{versions}/1/detach"), None),
+        (Method::GET, "/v1/aliases/prod".to_owned(), None),
+        (Method::PUT, "/v1/aliases/prod".to_owned(), Some(json!({}))),
+        (Method::POST, "/v1/aliases/prod/rollback".to_owned(), None),
+        (Method::DELETE, "/v1/aliases/prod".to_owned(), None),
+    ] {
+        for (who, denied) in [("admin:ops", 403), ("alt", 404)] {
+            let answer = match &body {
+                Some(body) => site.ask_json(who, method.clone(), &path, body.clone()).await,
+                None => site.ask(who, method.clone(), &path).await,
+            };
+            assert_eq!(answer.status, denied, "{who}: {method} {path}");
+        }
+    }
+}
+
 /// Routes that nobody is asked a token for.
 const OPEN: [(&str, &str); 4] =
     [("GET", "/"), ("GET", "/v1"), ("GET", "/healthcheck"), ("POST", "/v1/webhooks/{}/invoke")];

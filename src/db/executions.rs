@@ -428,7 +428,10 @@ mod tests {
         assert!(!put_back(&db.writer(), &row.id, first + 1, Timestamp(8)).await.unwrap(), "another epoch");
         assert!(put_back(&db.writer(), &row.id, first, Timestamp(8)).await.unwrap());
         assert!(!put_back(&db.writer(), &row.id, first, Timestamp(8)).await.unwrap(), "pending already");
-        assert_eq!(get(&db, &row.id).await, Model { epoch: first, deadline_at: Some(Timestamp(8)), ..row.clone() });
+        assert_eq!(
+            get(&db, &row.id).await,
+            Model { epoch: first, deadline_at: Some(Timestamp(8)), ..row.clone() }
+        );
         assert!(!finish(&db.writer(), &row.id, first, &failed("late")).await.unwrap());
         assert_eq!(claim(&db.writer(), &row.id, first, &engine, &nobody()).await.unwrap(), Some(first + 1));
     }

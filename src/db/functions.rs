@@ -115,7 +115,8 @@ pub async fn set_image(
     Ok(done.rows_affected == 1)
 }
 
-const OVER: [JobStatus; 2] = [JobStatus::Done, JobStatus::Cancelled];
+/// Jobs that will not run again.
+pub(super) const OVER: [JobStatus; 2] = [JobStatus::Done, JobStatus::Cancelled];
 
 /// Jobs that name the function itself and are not over. Jobs by alias are held by the alias.
 pub async fn has_live_jobs(db: &impl ConnectionTrait, id: &FunctionId) -> Result<bool> {

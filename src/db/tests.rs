@@ -34,6 +34,77 @@ async fn a_migration_that_was_cut_off_is_taken_up_again() {
 }
 
 #[tokio::test]
+async fn rows_of_the_first_tables_are_brought_up_to_date() {
+    let db = empty_database().await;
+    let first = Migrator::migrations().remove(0);
+    Migrator::up(&db.writer, Some(1)).await.unwrap();
+    assert!(!db.pending_migrations().await.unwrap().contains(&first.name().to_owned()));
+    let (function, webhook) = (FunctionId::random(), WebhookId::random());
+    for sql in [
+        "INSERT INTO runtimes (id, project_id, image, status, is_public, trusted, created_at) \
+         VALUES ('r', 'demo', 'python3', 'available', TRUE, TRUE, 1)",
+        &format!(
+            "INSERT INTO functions \
+             (id, project_id, runtime_id, cpu, memory_size, timeout, code, package_digest, count, \
+              latest_version, created_at) \
+             VALUES ('{function}', 'demo', 'r', 100, 1, 5, '{{}}', 'd', 0, 7, 1)"
+        ),
+        &format!(
+            "INSERT INTO function_versions \
+             (id, project_id, function_id, version_number, count, runtime_id, cpu, memory_size, timeout, \
+              package_digest, created_at) \
+             VALUES ('v', 'demo', '{function}', 7, 0, 'r', 100, 1, 5, 'd', 1)"
+        ),
+        &format!(
+            "INSERT INTO function_aliases (id, project_id, name, function_id, function_version, created_at) \
+             VALUES ('a', 'demo', 'prod', '{function}', 7, 1)"
+        ),
+        "INSERT INTO executions \
+         (id, project_id, function_id, function_version, status, sync, epoch, created_at) \
+         VALUES ('e', 'demo', 'f', 0, 'success', TRUE, 1, 1)",
+        &format!(
+            "INSERT INTO jobs (id, project_id, status, next_execution_time, function_id, created_at) \
+             VALUES ('j', 'demo', 'running', 2, '{function}', 1)"
+        ),
+        &format!(
+            "INSERT INTO webhooks (id, project_id, function_id, created_at) \
+             VALUES ('{webhook}', 'demo', '{function}', 1)"
+        ),
+    ] {
+        db.writer().execute_unprepared(sql).await.unwrap();
+    }
+
+    db.migrate().await.unwrap();
+    assert_eq!(db.pending_migrations().await.unwrap(), Vec::<String>::new());
+    let row = functions::find(db.reader(), &function, &Scope::All).await.unwrap().unwrap();
+    assert_eq!((row.latest_version, row.version_counter), (7, 7));
+    assert_eq!((row.status, row.image_digest), (FunctionStatus::Available, None));
+    let row = versions::find(db.reader(), &function, 7).await.unwrap().unwrap();
+    assert_eq!((row.trust_id, row.trust_reason), (None, None));
+    let row = aliases::find(db.reader(), &project(), "prod").await.unwrap().unwrap();
+    assert_eq!((row.canary_version, row.canary_weight, row.previous_version), (None, 0, None));
+    let row = webhook::Entity::find_by_id(webhook.clone()).one(db.reader()).await.unwrap().unwrap();
+    assert_eq!(row.url_key.as_deref(), Some(webhook.as_str()));
+    assert_eq!((row.mode, row.is_public, row.secret), (WebhookMode::Async, true, None));
+    let row = job::Entity::find().one(db.reader()).await.unwrap().unwrap();
+    assert_eq!((row.status, row.status_reason), (JobStatus::Running, None));
+    let row = executions::find(db.reader(), &"e".into(), &Scope::All).await.unwrap().unwrap();
+    assert_eq!(row.deadline_at, None);
+
+    // And again from a run that was cut off between the columns and what is filled in.
+    let forgotten = ["DELETE FROM seaql_migrations WHERE version <> '", first.name(), "'"].concat();
+    for sql in ["UPDATE functions SET version_counter = 0", "UPDATE webhooks SET url_key = NULL", &forgotten]
+    {
+        db.writer().execute_unprepared(sql).await.unwrap();
+    }
+    db.migrate().await.unwrap();
+    let row = functions::find(db.reader(), &function, &Scope::All).await.unwrap().unwrap();
+    assert_eq!(row.version_counter, 7);
+    let row = webhook::Entity::find().one(db.reader()).await.unwrap().unwrap();
+    assert_eq!(row.url_key.as_deref(), Some(webhook.as_str()));
+}
+
+#[tokio::test]
 async fn every_entity_is_read_back_as_it_was_written() {
     async fn check<E>(db: &Db, row: E::Model)
     where

@@ -141,7 +141,7 @@ impl Gateway {
     /// Binds `count` more workers, as far as there is room; they count as workers at once.
     pub async fn scale_up(&self, target: &Target, count: u32) -> Result<()> {
         match &self.0 {
-            Side::Local(core) => run::scale_up(core, target, count).await,
+            Side::Local(core) => run::scale_up(core, target, count),
             Side::Remote(remote) => remote.scale_up(target, count).await,
         }
     }

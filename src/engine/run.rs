@@ -17,7 +17,7 @@ use super::pool::{self, Lease};
 use super::recorder::Claim;
 use super::sessions::{self, Session};
 use super::supervisor::{self, Supervisor};
-use super::target::{Target, no_version};
+use super::target::Target;
 use super::worker::FunctionKey;
 use crate::config;
 use crate::db;
@@ -57,16 +57,9 @@ struct Plan {
 }
 
 impl Plan {
-    async fn of(core: &Core, target: &Target) -> Result<Self> {
+    fn of(core: &Core, target: &Target) -> Result<Self> {
         let function = &target.function;
-        let digest = match target.version {
-            0 => function.digest(),
-            number => match db::versions::find(core.db.reader(), &function.id, number).await? {
-                Some(version) => version.package_digest,
-                None => return Err(no_version(&function.id, number)),
-            },
-        };
-        let (Some(digest), Some(runtime)) = (digest, function.runtime_id.clone()) else {
+        let (Some(digest), Some(runtime)) = (function.digest(), function.runtime_id.clone()) else {
             return Err(Error::NotSupported("Only functions with a package can be run.".to_owned()));
         };
         let positive = |value: i64| u64::try_from(value).unwrap_or(0);
@@ -87,16 +80,19 @@ impl Plan {
                 max_result_bytes: core.engine.max_result_bytes,
                 max_log_bytes: core.engine.max_log_bytes,
             },
-            // A version is another's code as long as it has no trust of its own.
-            trust: function.trust_id.clone().filter(|_| target.version == 0),
+            trust: function.trust_id.clone(),
         })
     }
 
     /// What the function asks for by now, where that is another package or another trust: what was
-    /// uploaded while the call waited takes the place of what it was to run.
+    /// uploaded while the call waited takes the place of what it was to run. A version is never another.
     async fn renewed(&self, core: &Core) -> Result<Option<Self>> {
         let Some(function) = function_of(core, &self.key.function).await? else { return Ok(None) };
-        let plan = Self::of(core, &Target { function, version: self.key.version }).await?;
+        let plan = match Target::get(&core.db, function, self.key.version).await {
+            Ok(target) => Self::of(core, &target)?,
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         Ok((plan.key != self.key || plan.trust != self.trust).then_some(plan))
     }
 
@@ -113,8 +109,8 @@ impl Plan {
 }
 
 /// Binds more workers to a function.
-pub(super) async fn scale_up(core: &Core, target: &Target, count: u32) -> Result<()> {
-    let plan = Plan::of(core, target).await?;
+pub(super) fn scale_up(core: &Core, target: &Target, count: u32) -> Result<()> {
+    let plan = Plan::of(core, target)?;
     core.pool.scale_up(&plan.key, &plan.runtime, count);
     Ok(())
 }
@@ -150,7 +146,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
     if new.target.function.source()? == CodeSource::Image {
         return images::call(core, new).await;
     }
-    let mut plan = Plan::of(core, &new.target).await?;
+    let mut plan = Plan::of(core, &new.target)?;
     let mut row = new_row(&new, &core.engine);
     row.status = ExecutionStatus::Running;
     row.engine_id = Some(core.id.clone());
@@ -249,6 +245,9 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
     let plan = match work_of(core, &row).await {
         Ok(Some(Work::Worker(plan))) => plan,
         Ok(Some(Work::Image(function))) => return images::claimed(core, row, &function).await,
+        Ok(None) if row.function_version != 0 => {
+            return dismiss(core, &row, not_prepared("The function's version was removed.")).await;
+        }
         Ok(None) => return dismiss(core, &row, not_prepared("The function was removed.")).await,
         Err(error) => {
             tracing::warn!(execution.id = %row.id, error = %Chain(&error), "an execution cannot be prepared yet");
@@ -334,8 +333,8 @@ async fn work_of(core: &Core, row: &execution::Model) -> Result<Option<Work>> {
     if function.source()? == CodeSource::Image {
         return Ok(Some(Work::Image(Box::new(function))));
     }
-    let target = Target { function, version: row.function_version };
-    match Plan::of(core, &target).await {
+    let target = Target::get(&core.db, function, row.function_version).await;
+    match target.and_then(|target| Plan::of(core, &target)) {
         Ok(plan) => Ok(Some(Work::Worker(plan))),
         Err(Error::NotFound { .. } | Error::NotSupported(_)) => Ok(None),
         Err(error) => Err(error),

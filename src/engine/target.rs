@@ -1,17 +1,23 @@
 //! What a call means: a function, one of its versions, or what an alias stands for at this moment.
 //! The same for a caller, a job and a webhook.
 
+use sea_orm::ConnectionTrait;
+
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::function::{self, Source};
-use crate::model::{FunctionId, FunctionStatus, ProjectId, RuntimeId, RuntimeStatus, Scope, alias};
+use crate::model::{FunctionId, FunctionStatus, ProjectId, RuntimeId, RuntimeStatus, Scope, alias, version};
 
-/// Code to run and how: a function's working copy, or one of its versions.
+/// Code to run and how: a function's working copy, or one of its versions. Made by the functions below
+/// alone, so that no version is run with what its function has become.
 #[derive(Debug, Clone)]
+#[expect(clippy::manual_non_exhaustive, reason = "the crate itself is not to make one")]
 pub struct Target {
+    /// For a version, with the package, entry, limits, runtime and trust that the version keeps.
     pub function: function::Model,
     /// 0 is the working copy.
     pub version: i32,
+    _made_here: (),
 }
 
 /// How a call says what it means.
@@ -41,14 +47,24 @@ impl Reference {
         };
         let function = db::functions::find(db.reader(), &function_id, scope).await?;
         let function = function.ok_or_else(|| Error::not_found("Function", &function_id))?;
-        if version != 0 {
-            check_version(db, &function, version).await?;
-        }
-        Ok(Target { function, version })
+        Target::get(db, function, version).await
     }
 }
 
 impl Target {
+    pub fn working_copy(function: function::Model) -> Self {
+        Self { function, version: 0, _made_here: () }
+    }
+
+    /// The working copy, or a version that there must be. One read, and none for the working copy.
+    pub async fn get(db: &Db, function: function::Model, version: i32) -> Result<Self> {
+        if version == 0 {
+            return Ok(Self::working_copy(function));
+        }
+        let kept = get_version(db.reader(), &function, version).await?;
+        Ok(Self { function: as_published(function, kept), version, _made_here: () })
+    }
+
     /// Refuses what cannot be run now.
     pub async fn check_runnable(&self, db: &Db) -> Result<()> {
         if self.function.source()? == Source::Image {
@@ -78,13 +94,46 @@ pub async fn get_alias(db: &Db, project: &ProjectId, name: &str) -> Result<alias
     alias.ok_or_else(|| Error::NotFound { what: "FunctionAlias", key: format!("name={name}") })
 }
 
-/// Refuses a version that there is not.
-pub async fn check_version(db: &Db, function: &function::Model, version: i32) -> Result<()> {
+/// Refuses a version that there is not. The working copy is always there.
+pub async fn check_version(
+    db: &impl ConnectionTrait,
+    function: &function::Model,
+    version: i32,
+) -> Result<()> {
+    match version {
+        0 => Ok(()),
+        number => get_version(db, function, number).await.map(drop),
+    }
+}
+
+/// A version that is not the working copy.
+async fn get_version(
+    db: &impl ConnectionTrait,
+    function: &function::Model,
+    number: i32,
+) -> Result<version::Model> {
     if function.source()? != Source::Package {
         return Err(Error::invalid("Can not specify version for package type function."));
     }
-    let found = db::versions::find(db.reader(), &function.id, version).await?;
-    found.map(drop).ok_or_else(|| no_version(&function.id, version))
+    let found = db::versions::find(db, &function.id, number).await?;
+    found.ok_or_else(|| no_version(&function.id, number))
+}
+
+/// The function as it was when the version was made, in all that counts when it runs.
+fn as_published(function: function::Model, version: version::Model) -> function::Model {
+    function::Model {
+        runtime_id: version.runtime_id,
+        cpu: version.cpu,
+        memory_size: version.memory_size,
+        timeout: version.timeout,
+        package_digest: version.package_digest,
+        package_bytes: version.package_bytes,
+        object_etag: None,
+        entry: version.entry,
+        trust_id: version.trust_id,
+        trust_reason: version.trust_reason,
+        ..function
+    }
 }
 
 pub fn no_version(function: &FunctionId, version: i32) -> Error {
@@ -123,5 +172,40 @@ mod tests {
         };
         assert_eq!((share(0, Some(2)), share(10, Some(2)), share(100, Some(2))), (0, 10, 100));
         assert_eq!(share(100, None), 0);
+    }
+
+    #[test]
+    fn a_version_runs_with_what_it_keeps() {
+        let function = testing::function(&RuntimeId::random());
+        let version =
+            version::Model { runtime_id: Some(RuntimeId::random()), ..testing::version(&function, 2) };
+        let run = as_published(function.clone(), version.clone());
+        assert_eq!((&run.id, &run.project_id), (&function.id, &function.project_id));
+        assert_eq!(run.digest(), version.package_digest);
+        assert_eq!((run.cpu, run.memory_size, run.timeout), (200, 32 << 20, 6));
+        assert_eq!((run.entry.as_deref(), run.runtime_id), (Some("hello.old"), version.runtime_id));
+        assert_eq!((run.trust_id, run.trust_reason), (version.trust_id, version.trust_reason));
+    }
+
+    #[tokio::test]
+    async fn a_target_is_the_working_copy_or_a_version_that_there_is() {
+        let db = testing::database().await;
+        let runtime = testing::runtime();
+        let function = testing::function(&runtime.id);
+        db::runtimes::insert(&db.writer(), runtime).await.unwrap();
+        db::functions::insert(&db.writer(), function.clone()).await.unwrap();
+        let version = testing::version(&function, 2);
+        db::versions::insert(&db.writer(), version.clone()).await.unwrap();
+
+        let current = Target::get(&db, function.clone(), 0).await.unwrap();
+        assert_eq!((current.function, current.version), (function.clone(), 0));
+        let published = Target::get(&db, function.clone(), 2).await.unwrap();
+        assert_eq!((published.function.entry, published.version), (version.entry, 2));
+        let missing = Target::get(&db, function.clone(), 1).await.unwrap_err().to_string();
+        let text = format!("FunctionVersion not found [function_id={}, version_number=1]", function.id);
+        assert_eq!(missing, text);
+        let image = function::Model { code: r#"{"source": "image"}"#.to_owned(), ..function };
+        assert!(check_version(db.reader(), &image, 0).await.is_ok());
+        assert!(matches!(check_version(db.reader(), &image, 2).await, Err(Error::Invalid(_))));
     }
 }

@@ -12,7 +12,7 @@ pub struct Model {
     /// Who delegated.
     pub user_id: String,
     pub created_at: Timestamp,
-    /// Since when no function has it, where none has.
+    /// Since when no function and no version has it, where none has.
     pub dropped_at: Timestamp,
 }
 

@@ -75,7 +75,7 @@ pub const RULES: &[Rule] = rules! {
     "function_alias:get" READER, "Show an alias.", "GET" "/v1/aliases/{name}";
     "function_alias:get_all" READER, "List the project's aliases.", "GET" "/v1/aliases";
     "function_alias:get_all:all_projects" ADMIN, "List the aliases of other projects.", "GET" "/v1/aliases?all_projects=true";
-    "function_alias:update" MEMBER, "Change an alias.", "PUT" "/v1/aliases/{name}";
+    "function_alias:update" MEMBER, "Change an alias, or take its last change back.", "PUT" "/v1/aliases/{name}", "POST" "/v1/aliases/{name}/rollback";
     "function_alias:delete" MEMBER, "Delete an alias.", "DELETE" "/v1/aliases/{name}";
 
     "execution:create" MEMBER, "Run a function. The target is the caller's own project, to which the execution belongs.", "POST" "/v1/executions";

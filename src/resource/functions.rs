@@ -1,5 +1,6 @@
 //! Functions: their code, their limits and what stands in the way of changing them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use protocol::archive;
@@ -8,7 +9,8 @@ use serde_json::{Map, Value};
 
 use super::packages::Packages;
 use super::trusts::{Delegation, Trusts};
-use super::{MAX_TEXT, check_length};
+use super::versions::Versions;
+use super::{MAX_TEXT, check_length, release};
 use crate::config::{Config, ResourceLimits};
 use crate::db::{self, Db, Filter};
 use crate::engine::gateway::Gateway;
@@ -20,7 +22,6 @@ use crate::model::{
 };
 use crate::openstack::Keystone;
 use crate::storage::{Content, PackageStore, Received};
-use crate::telemetry::Chain;
 
 mod code;
 
@@ -78,6 +79,11 @@ impl Functions {
         }
     }
 
+    /// The versions of these functions, which share packages and trusts with them.
+    pub fn versions(&self) -> Versions {
+        Versions::new(self.db.clone(), self.engine.clone(), self.packages.clone(), self.trusts.clone())
+    }
+
     pub async fn list(&self, scope: &Scope, project_id: Option<&Filter>) -> Result<Vec<function::Model>> {
         Ok(db::functions::list(self.db.reader(), scope, project_id).await?)
     }
@@ -89,7 +95,7 @@ impl Functions {
 
     /// The working copy, to be scaled or released.
     pub async fn target(&self, caller: &Caller, id: &FunctionId) -> Result<Target> {
-        Ok(Target { function: self.get(caller, id).await?, version: 0 })
+        Ok(Target::working_copy(self.get(caller, id).await?))
     }
 
     /// The package of the working copy. An object in Swift is read with the caller's rights.
@@ -219,16 +225,19 @@ impl Functions {
         }
         let row = db::functions::update(&tx, change(id, input, new, delegation)).await?;
         let row = row.ok_or_else(|| Error::not_found("Function", id))?;
-        let dropped = before.trust_id.clone().filter(|_| before.trust_id != row.trust_id);
-        if let Some(trust) = &dropped {
-            db::trusts::drop_now(&tx, trust).await?;
+        let mut dropped = before.trust_id.clone().filter(|_| before.trust_id != row.trust_id);
+        if let Some(trust) = &dropped
+            && !db::trusts::drop_unless_held(&tx, id, trust).await?
+        {
+            // A version runs in that name.
+            dropped = None;
         }
         tx.commit().await?;
         drop(held);
 
         let runs_as = |row: &function::Model| (identity_of(row), row.cpu, row.memory_size);
         if runs_as(&before) != runs_as(&row) {
-            self.release(id, 0).await;
+            release(&self.engine, id, 0).await;
         }
         if before.package_digest != row.package_digest
             && let Some(digest) = &before.package_digest
@@ -294,34 +303,26 @@ impl Functions {
         }
         let versions = db::versions::list(&tx, id).await?;
         db::functions::delete(&tx, id).await?;
-        if let Some(trust) = &row.trust_id {
-            db::trusts::drop_now(&tx, trust).await?;
+        let trusts = versions.iter().filter_map(|version| version.trust_id.as_ref());
+        let trusts: BTreeSet<_> = trusts.chain(&row.trust_id).collect();
+        for trust in &trusts {
+            db::trusts::drop_unless_held(&tx, id, trust).await?;
         }
         tx.commit().await?;
 
-        if let Some(trust) = &row.trust_id {
+        for trust in trusts {
             self.trusts.end_soon(id, trust);
         }
-        let mut digests: Vec<_> = row.package_digest.into_iter().collect();
-        self.release(id, 0).await;
-        for version in versions {
-            self.release(id, version.version_number).await;
-            digests.extend(version.package_digest);
+        let mut digests: BTreeSet<_> = row.package_digest.iter().collect();
+        release(&self.engine, id, 0).await;
+        for version in &versions {
+            release(&self.engine, id, version.version_number).await;
+            digests.extend(&version.package_digest);
         }
-        digests.sort_unstable();
-        digests.dedup();
         for digest in digests {
-            self.packages.forget(&self.db, &digest).await;
+            self.packages.forget(&self.db, digest).await;
         }
         Ok(())
-    }
-
-    /// What was asked for is committed by now, and the reaper ends what is left, so a failure here
-    /// is logged and not the caller's.
-    async fn release(&self, id: &FunctionId, version: i32) {
-        if let Err(error) = self.engine.release(id, version).await {
-            tracing::warn!(function.id = %id, version, error = %Chain(&error), "workers were not released");
-        }
     }
 
     /// What can be said of the fields by themselves.

@@ -1,18 +1,33 @@
 //! What exists: functions, runtimes and the right to run them. Validates, stores packages, writes
 //! rows in transactions; runs nothing.
 
+pub mod aliases;
 pub mod executions;
 pub mod functions;
 pub mod runtimes;
+pub mod versions;
 
 mod packages;
 mod trusts;
 
+pub use aliases::Aliases;
 pub use executions::Executions;
 pub use functions::Functions;
 pub use runtimes::Runtimes;
+pub use versions::Versions;
 
+use crate::engine::gateway::Gateway;
 use crate::error::{Error, Result};
+use crate::model::FunctionId;
+use crate::telemetry::Chain;
+
+/// Drains the workers of what has changed or is gone. That is committed by now, and the reaper ends what
+/// is left, so a failure here is logged and not the caller's.
+async fn release(engine: &Gateway, id: &FunctionId, version: i32) {
+    if let Err(error) = engine.release(id, version).await {
+        tracing::warn!(function.id = %id, version, error = %Chain(&error), "workers were not released");
+    }
+}
 
 /// Refuses text that the table has no room for. Lengths count characters, as the databases do.
 fn check_length(field: &str, text: Option<&str>, most: usize) -> Result<()> {

@@ -157,7 +157,7 @@ impl State {
     async fn target(&self, function: FunctionId, version: i32) -> Result<Target, DomainError> {
         let row = db::functions::find(self.db.reader(), &function, &Scope::All).await?;
         let function = row.ok_or_else(|| DomainError::not_found("Function", &function))?;
-        Ok(Target { function, version })
+        Target::get(&self.db, function, version).await
     }
 }
 

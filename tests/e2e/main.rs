@@ -18,3 +18,4 @@ mod restarts;
 mod service;
 mod split;
 mod tenants;
+mod versions;

@@ -120,6 +120,51 @@ async fn an_api_and_an_engine_run_functions_and_end_in_good_order() {
 }
 
 #[tokio::test]
+async fn a_version_and_an_alias_mean_the_same_on_both_sides() {
+    let site = Site::new();
+    let engine = site.engine("one", &[]).await;
+    let api = site.api(&[]).await;
+    let runtime = api.runtime().await;
+    let function = api.function("demo", &runtime, COUNT, &[("timeout", "9")]).await;
+    assert_eq!(api.publish(&function).await, 1);
+    let other = "def main(**kwargs):\n    return 'other'\ndef second(**kwargs):\n    return 'second'\n";
+    api.update(&function, &[("timeout", "1"), ("entry", "main.second")], Some(other)).await;
+
+    let (status, done) =
+        call(&api, &function, json!({"function_version": 1, "input": "{\"seconds\": 2}"})).await.unwrap();
+    assert_eq!((status, &done["status"], &done["function_version"]), (201, &json!("success"), &json!(1)));
+    assert!(output(&done).is_number(), "{done}");
+    assert_eq!(output(&api.execute("demo", &function, "").await), "second");
+    let new = json!({
+        "name": "prod", "function_id": function, "canary_version": 1, "canary_weight": 100
+    });
+    api.ask("demo", "POST", "/v1/aliases", Some(new)).await.expect(201);
+    let by_alias = async || {
+        let body = json!({"function_alias": "prod"});
+        api.ask("demo", "POST", "/v1/executions", Some(body)).await.expect(201)
+    };
+    assert_eq!(output(&by_alias().await), output(&done), "the version's own worker");
+    api.ask("demo", "POST", "/v1/aliases/prod/rollback", None).await.expect(200);
+    assert_eq!(output(&by_alias().await), "second");
+    api.ask("demo", "DELETE", "/v1/aliases/prod", None).await.expect(204);
+
+    let workers = async || {
+        let path = format!("/v1/functions/{function}/workers?function_version=1");
+        api.ask("admin", "GET", &path, None).await.expect(200)["workers"].as_array().unwrap().len()
+    };
+    let version = format!("/v1/functions/{function}/versions/1");
+    let scale = format!("{version}/scale_up");
+    api.ask("admin", "POST", &scale, Some(json!({"count": 1}))).await.expect(202);
+    eventually("a second worker", async || workers().await == 2).await;
+    api.ask("demo", "DELETE", &version, None).await.expect(204);
+    eventually("none is left", async || workers().await == 0).await;
+    let (status, refused) = call(&api, &function, json!({"function_version": 1})).await.unwrap();
+    assert_eq!(status, 404, "{refused}");
+    api.stop_clean().await;
+    engine.stop_clean().await;
+}
+
+#[tokio::test]
 async fn what_an_engine_ran_that_was_killed_ends_once_on_another_node() {
     let site = Site::new();
     let options = [("engine.lease", "4s"), ("engine.max_async", "4"), ("engine.max_workers", "4")];

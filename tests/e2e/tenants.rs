@@ -371,3 +371,61 @@ async fn who_changes_the_code_lends_its_own_rights_for_as_long_as_it_has_them() 
     assert_eq!(output(&run(demo.token.expose()).await), demo.info.user_id.as_str());
     site.service.stop_clean().await;
 }
+
+#[tokio::test]
+async fn a_version_runs_in_the_name_of_whoever_uploaded_its_code_until_it_is_deleted() {
+    let site = Site::start(&[]).await;
+    let demo = site.cloud.user("demo").await;
+    let created = site.create(demo.token.expose(), WHO).await;
+    let function = id(&created);
+    let path = format!("/v1/functions/{function}");
+    let versions = format!("{path}/versions");
+    let publish = async || {
+        let body = Some(json!({}));
+        site.service.ask(demo.token.expose(), "POST", &versions, body).await.expect(201)
+    };
+    let run = async |version: i64| {
+        let body = json!({"function_id": function, "function_version": version});
+        let done =
+            site.service.ask(demo.token.expose(), "POST", "/v1/executions", Some(body)).await.expect(201);
+        assert_eq!(done["status"], "success", "{done}");
+        output(&done)
+    };
+    let delete = async |path: &str| {
+        site.service.ask(demo.token.expose(), "DELETE", path, None).await.expect(204);
+    };
+    let first = site.trust_of(function).await.unwrap();
+    let version = publish().await;
+    assert_eq!((&version["os_session"], &version["os_session_reason"]), (&json!(true), &Value::Null));
+
+    // Another member uploads: the function is theirs to run from now on, and the version is not.
+    let guest = site.cloud.guest("demo").await;
+    site.upload(guest.token.expose(), function, &format!("{WHO}# second\n")).await;
+    let second = site.trust_of(function).await.unwrap();
+    assert_ne!(first, second);
+    publish().await;
+    let (mine, theirs) = (json!(demo.info.user_id), json!(guest.user.info.user_id));
+    assert_eq!((run(0).await, run(1).await, run(2).await), (theirs.clone(), mine.clone(), theirs));
+    assert!(site.is_valid(&first).await);
+
+    // A version that was published without a session has none, whatever the function has.
+    site.upload(&site.admin, function, &format!("{WHO}# third\n")).await;
+    let version = publish().await;
+    assert_eq!((&version["version_number"], &version["os_session"]), (&json!(3), &json!(false)));
+    assert!(version["os_session_reason"].as_str().unwrap().contains("administrator"), "{version}");
+    site.upload(demo.token.expose(), function, &format!("{WHO}# fourth\n")).await;
+    let fourth = site.trust_of(function).await.unwrap();
+    assert_eq!((run(3).await, run(0).await, run(1).await), (Value::Null, mine.clone(), mine));
+    assert!(site.is_valid(&first).await && site.is_valid(&second).await);
+
+    // Each ends with the last that has it.
+    delete(&format!("{versions}/2")).await;
+    eventually("the second trust ends", async || !site.is_valid(&second).await).await;
+    assert!(site.is_valid(&first).await && site.is_valid(&fourth).await);
+    delete(&path).await;
+    for trust in [&first, &fourth] {
+        eventually("the trusts end", async || !site.is_valid(trust).await).await;
+    }
+    guest.leave(&site.cloud).await;
+    site.service.stop_clean().await;
+}

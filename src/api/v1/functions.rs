@@ -39,11 +39,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(at("/v1/functions/{id}/detach", vec![(Method::POST, web::to(detach))]));
 }
 
-const SCALE: Shape = Shape { argument: "scale", fields: &[integer("count", 1)] };
+pub(super) const SCALE: Shape = Shape { argument: "scale", fields: &[integer("count", 1)] };
 
 #[derive(Debug, Deserialize)]
-struct ScaleBody {
-    count: Option<u32>,
+pub(super) struct ScaleBody {
+    pub count: Option<u32>,
 }
 
 /// Generic over `code`: text in lists, the object itself elsewhere.
@@ -170,7 +170,7 @@ fn function_id(request: &HttpRequest) -> FunctionId {
 }
 
 /// A package, byte for byte: never compressed, since clients store what arrives.
-fn zip(name: &str, content: Content) -> HttpResponse {
+pub(super) fn zip(name: &str, content: Content) -> HttpResponse {
     const CHUNK: usize = 64 << 10;
     let stream = ReaderStream::with_capacity(content.reader, CHUNK);
     HttpResponse::Ok()

@@ -1,11 +1,13 @@
 //! The v1 API, as Qinling's clients know it.
 
+mod aliases;
 mod discovery;
 mod executions;
 mod function_form;
 mod functions;
 mod health;
 mod runtimes;
+mod versions;
 
 use actix_web::web;
 use actix_web::{HttpResponse, http::StatusCode};
@@ -23,6 +25,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .configure(health::routes)
         .configure(runtimes::routes)
         .configure(functions::routes)
+        .configure(versions::routes)
+        .configure(aliases::routes)
         .configure(executions::routes);
 }
 
