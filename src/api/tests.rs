@@ -21,7 +21,7 @@ use crate::config::{AuthStrategy, Config};
 use crate::db;
 use crate::db::testing::{TestDb, database};
 use crate::engine::testing;
-use crate::model::{RuntimeId, RuntimeStatus, Timestamp, runtime};
+use crate::model::{ExecutionStatus, RuntimeId, RuntimeStatus, Timestamp, execution, runtime};
 use crate::policy::{Policy, RULES};
 use crate::storage::LocalStore;
 
@@ -378,7 +378,7 @@ async fn every_answer_is_json_and_has_an_id() {
         (Method::PATCH, "/v1/functions", 405, "GET, POST"),
         (Method::GET, "/v1/runtimes?foo=bar", 400, ""),
         (Method::GET, "/v1/runtimes/notuuid", 400, ""),
-        (Method::GET, "/v1/executions?limit=1", 400, ""),
+        (Method::GET, "/v1/executions?bogus=1", 400, ""),
     ] {
         let answer = site.ask("demo", method, path).await;
         assert_eq!((answer.fault().0, answer.header("allow")), (status, allow), "{path}");
@@ -549,7 +549,7 @@ async fn a_version_that_cannot_be_is_refused_by_name() {
     for (method, path) in [
         (Method::GET, "/v1/functions/x/versions/1".to_owned()),
         (Method::DELETE, format!("{path}/-1")),
-        (Method::GET, format!("{path}?limit=1")),
+        (Method::GET, format!("{path}?bogus=1")),
     ] {
         assert_eq!(site.ask("demo", method, &path).await.status, 400, "{path}");
     }
@@ -971,4 +971,59 @@ async fn a_caller_is_known_by_name_and_password() {
         ask(Method::GET, "/v1/functions?all_projects=1", "root:r").await.json()["functions"][0]["id"],
         function["id"]
     );
+}
+
+#[actix_web::test]
+async fn a_long_list_of_executions_is_whole_and_its_parts_are_too() {
+    let site = site().await;
+    let rows: Vec<execution::Model> = (0..2500)
+        .map(|at| execution::Model {
+            project_id: "demo".into(),
+            created_at: Timestamp(at / 3),
+            // Some are large, so that the parts that are read differ.
+            result: Some(json!({"output": "x".repeat(if at % 500 == 0 { 300_000 } else { 9 })}).to_string()),
+            ..db::testing::execution(if at % 2 == 0 {
+                ExecutionStatus::Success
+            } else {
+                ExecutionStatus::Failed
+            })
+        })
+        .collect();
+    let transaction = site.app.db.begin().await.unwrap();
+    db::executions::insert_many(&transaction, rows.clone()).await.unwrap();
+    transaction.commit().await.unwrap();
+    let listed = async |query: &str| -> Vec<String> {
+        let answer = site.ask("demo", Method::GET, &format!("/v1/executions{query}")).await;
+        assert_eq!(answer.status, 200, "{query}");
+        let ids = answer.json()["executions"].as_array().unwrap().clone();
+        ids.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut expected: Vec<_> =
+        rows.iter().map(|row| (row.created_at, row.id.to_string(), row.status)).collect();
+    expected.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    let all: Vec<String> = expected.iter().map(|(_, id, _)| id.clone()).collect();
+    assert!(listed("").await == all, "the whole list, in order");
+    let reversed: Vec<String> = all.iter().rev().cloned().collect();
+    assert!(listed("?sort=created_at:desc").await == reversed, "from the latest");
+    let failed = expected.iter().filter(|(.., status)| *status == ExecutionStatus::Failed);
+    let failed: Vec<String> = failed.map(|(_, id, _)| id.clone()).collect();
+    assert!(listed("?status=failed").await == failed, "those that failed");
+
+    let path = format!("?limit=700&marker={}", all[99]);
+    assert!(listed(&path).await == all[100..800], "a part");
+    assert_eq!(listed(&format!("?limit=5&marker={}", all[2497])).await, all[2498..]);
+    assert_eq!(listed(&format!("?marker={}", all[2499])).await, Vec::<String>::new());
+
+    let refuse =
+        async |query: &str| site.ask("demo", Method::GET, &format!("/v1/executions?{query}")).await.fault();
+    let marker = (400, format!("marker: nothing in this list has the id {NOWHERE:?}."));
+    assert_eq!(refuse(&format!("marker={NOWHERE}")).await, marker);
+    for (query, end) in [
+        ("limit=0", "Value should be greater or equal to 1"),
+        ("sort=input", "One of created_at, updated_at, status is required, and :asc or :desc behind it."),
+        ("sort=status:up", "One of created_at, updated_at, status is required, and :asc or :desc behind it."),
+    ] {
+        let (status, text) = refuse(query).await;
+        assert!(status == 400 && text.ends_with(end), "{query}: {text}");
+    }
 }

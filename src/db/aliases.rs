@@ -4,7 +4,7 @@ use sea_orm::{
 };
 
 use super::functions::OVER;
-use super::{Filter, Result, Transaction, updated, within};
+use super::{Filter, Page, Result, Transaction, page, updated, within};
 use crate::model::alias::{ActiveModel, Column, Entity, Model};
 use crate::model::{FunctionId, ProjectId, Scope, Timestamp, job, webhook};
 
@@ -71,12 +71,10 @@ pub async fn list(
     db: &impl ConnectionTrait,
     scope: &Scope,
     project_id: Option<&Filter>,
+    page: &Page<Entity>,
 ) -> Result<Vec<Model>> {
-    let mut query = Entity::find().filter(within(scope, Column::ProjectId));
-    if let Some(filter) = project_id {
-        query = query.filter(filter.on(Column::ProjectId));
-    }
-    Ok(query.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).all(db).await?)
+    let visible = Entity::find().filter(within(scope, Column::ProjectId));
+    page::rows(db, visible, page::on(project_id, Column::ProjectId), page).await
 }
 
 /// Writes what `change` sets, and returns the row; `None` where it is gone. [`super::Error::Duplicate`]
@@ -143,8 +141,10 @@ mod tests {
         assert_eq!(seen(&own(), "demo").await.as_deref(), Some("demo"));
         assert_eq!(seen(&stranger(), "other").await, None);
 
-        assert_eq!(list(db.reader(), &own(), None).await.unwrap().len(), 1);
-        let all = list(db.reader(), &Scope::All, Some(&Filter::parse("in:a,demo"))).await.unwrap();
+        assert_eq!(list(db.reader(), &own(), None, &Page::default()).await.unwrap().len(), 1);
+        let all = list(db.reader(), &Scope::All, Some(&Filter::parse("in:a,demo")), &Page::default())
+            .await
+            .unwrap();
         assert_eq!(all.iter().map(|row| row.project_id.as_str()).collect::<Vec<_>>(), ["a", "demo"]);
     }
 

@@ -12,6 +12,9 @@ pub enum Error {
     /// `function_aliases: ['project_id', 'name']`.
     #[error("Duplicate entry for {what}")]
     Duplicate { what: String },
+    /// No row that the caller sees has the id behind which a list was to go on.
+    #[error("marker: nothing in this list has the id {0:?}.")]
+    NoSuchMarker(String),
     /// A row names one that does not exist, or is named by one that does.
     #[error("a row that is referred to is missing, or is still referred to")]
     Referenced(#[source] DbErr),
@@ -41,7 +44,7 @@ impl From<DbErr> for Error {
 impl From<Error> for DomainError {
     fn from(error: Error) -> Self {
         match error {
-            Error::Duplicate { .. } => Self::Invalid(error.to_string()),
+            Error::Duplicate { .. } | Error::NoSuchMarker(_) => Self::Invalid(error.to_string()),
             Error::Referenced(_) => {
                 Self::Conflict("Something that this needs was removed, or is still in use.".to_owned())
             }

@@ -3,11 +3,11 @@
 
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QueryOrder,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QueryOrder,
     QuerySelect, Select, UpdateMany,
 };
 
-use super::{Filter, Result, execution_logs, within};
+use super::{Filter, Page, Place, Result, execution_logs, page, within};
 use crate::model::execution::{Column, Entity, Model};
 use crate::model::{
     EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, ProjectId, Scope, Timestamp, WorkerName,
@@ -54,23 +54,47 @@ pub struct Filters {
     pub description: Option<Filter>,
 }
 
-/// From the oldest.
-pub async fn list(db: &impl ConnectionTrait, scope: &Scope, filters: &Filters) -> Result<Vec<Model>> {
-    let columns = [
-        (&filters.function_id, Column::FunctionId),
-        (&filters.project_id, Column::ProjectId),
-        (&filters.description, Column::Description),
-    ];
-    let mut query = Entity::find().filter(within(scope, Column::ProjectId));
-    for (filter, column) in columns {
-        if let Some(filter) = filter {
-            query = query.filter(filter.on(column));
+impl Filters {
+    fn condition(&self) -> Condition {
+        let columns = [
+            (&self.function_id, Column::FunctionId),
+            (&self.project_id, Column::ProjectId),
+            (&self.description, Column::Description),
+        ];
+        let mut all = Condition::all();
+        for (filter, column) in columns {
+            all = all.add(page::on(filter.as_ref(), column));
         }
+        if let Some(filter) = &self.status {
+            all = all.add(filter.on_status());
+        }
+        all
     }
-    if let Some(filter) = &filters.status {
-        query = query.filter(filter.on_status());
-    }
-    Ok(query.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).all(db).await?)
+}
+
+/// From the oldest, unless the page says otherwise.
+pub async fn list(
+    db: &impl ConnectionTrait,
+    scope: &Scope,
+    filters: &Filters,
+    page: &Page<Entity>,
+) -> Result<Vec<Model>> {
+    page::rows(db, Entity::find().filter(within(scope, Column::ProjectId)), filters.condition(), page).await
+}
+
+/// What follows a place in such a list, as far as it was there at `until`: a list comes to an end, however
+/// fast executions are created.
+pub async fn list_on(
+    db: &impl ConnectionTrait,
+    scope: &Scope,
+    filters: &Filters,
+    page: &Page<Entity>,
+    place: &Place,
+    until: Timestamp,
+) -> Result<Vec<Model>> {
+    let query = Entity::find().filter(within(scope, Column::ProjectId)).filter(filters.condition());
+    let query = query.filter(Column::CreatedAt.lte(until));
+    page::rows_after(db, query, Some(place), page).await
 }
 
 /// Removes an execution and its log; `false` where there is none. What runs goes on running.
@@ -477,7 +501,7 @@ mod tests {
         finish(&db.writer(), &row.id, epoch, &failed("x")).await.unwrap();
 
         assert_eq!(find(db.reader(), &row.id, &stranger()).await.unwrap(), None);
-        assert_eq!(list(db.reader(), &stranger(), &Filters::default()).await.unwrap(), []);
+        assert_eq!(list(db.reader(), &stranger(), &Filters::default(), &Page::default()).await.unwrap(), []);
         assert!(!delete(&db.writer(), &row.id, &stranger()).await.unwrap());
         assert!(find(db.reader(), &row.id, &own()).await.unwrap().is_some());
 
@@ -507,7 +531,7 @@ mod tests {
         insert_many(&db.writer(), rows.clone()).await.unwrap();
         insert_many(&db.writer(), Vec::new()).await.unwrap();
 
-        let listed = list(db.reader(), &own(), &Filters::default()).await.unwrap();
+        let listed = list(db.reader(), &own(), &Filters::default(), &Page::default()).await.unwrap();
         assert!(listed.iter().eq(rows.iter().rev()));
         let oldest = list_pending(db.reader(), 2).await.unwrap();
         assert!(oldest.iter().eq(rows.iter().rev().take(2)));
@@ -575,7 +599,7 @@ mod tests {
                 _ => &mut filters.description,
             };
             *filter = Some(Filter::parse(text));
-            let rows = list(db.reader(), &Scope::All, &filters).await.unwrap();
+            let rows = list(db.reader(), &Scope::All, &filters, &Page::default()).await.unwrap();
             let names: String = rows.into_iter().filter_map(|row| row.function_alias).collect();
             assert_eq!(names, expected, "{key}={text}");
         }
@@ -585,8 +609,11 @@ mod tests {
     async fn a_filter_does_not_widen_the_scope() {
         let db = some().await;
         let filters = Filters { project_id: Some(Filter::parse("in:p1,p2")), ..Filters::default() };
-        let rows = list(db.reader(), &Scope::Project("p2".into()), &filters).await.unwrap();
+        let rows = list(db.reader(), &Scope::Project("p2".into()), &filters, &Page::default()).await.unwrap();
         assert_eq!(rows.len(), 2);
-        assert_eq!(list(db.reader(), &Scope::Project(project()), &filters).await.unwrap(), []);
+        assert_eq!(
+            list(db.reader(), &Scope::Project(project()), &filters, &Page::default()).await.unwrap(),
+            []
+        );
     }
 }

@@ -6,7 +6,7 @@ use sea_orm::{
     QueryFilter, QueryOrder, QuerySelect,
 };
 
-use super::{Filter, Result, Transaction, updated, within};
+use super::{Filter, Page, Result, Transaction, page, updated, within};
 use crate::model::function::{ActiveModel, Column, Entity, Model};
 use crate::model::{
     FunctionId, FunctionStatus, JobStatus, RuntimeId, Scope, Timestamp, alias, job, version, webhook,
@@ -32,12 +32,10 @@ pub async fn list(
     db: &impl ConnectionTrait,
     scope: &Scope,
     project_id: Option<&Filter>,
+    page: &Page<Entity>,
 ) -> Result<Vec<Model>> {
-    let mut query = Entity::find().filter(within(scope, Column::ProjectId));
-    if let Some(filter) = project_id {
-        query = query.filter(filter.on(Column::ProjectId));
-    }
-    Ok(query.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).all(db).await?)
+    let visible = Entity::find().filter(within(scope, Column::ProjectId));
+    page::rows(db, visible, page::on(project_id, Column::ProjectId), page).await
 }
 
 /// Writes what `change` sets, and returns the row; `None` where it is gone.
@@ -192,9 +190,9 @@ mod tests {
         assert_eq!(find(db.reader(), &function.id, &own()).await.unwrap(), Some(function.clone()));
         assert_eq!(find(db.reader(), &function.id, &Scope::All).await.unwrap(), Some(function.clone()));
 
-        assert_eq!(list(db.reader(), &stranger(), None).await.unwrap(), []);
+        assert_eq!(list(db.reader(), &stranger(), None, &Page::default()).await.unwrap(), []);
         let filtered = async |text: &str| {
-            list(db.reader(), &Scope::All, Some(&Filter::parse(text))).await.unwrap().len()
+            list(db.reader(), &Scope::All, Some(&Filter::parse(text)), &Page::default()).await.unwrap().len()
         };
         assert_eq!((filtered("in:demo,x").await, filtered("neq:demo").await), (1, 0));
     }

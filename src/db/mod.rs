@@ -24,6 +24,7 @@ use crate::model::Scope;
 mod address;
 mod error;
 mod filter;
+mod page;
 mod server;
 
 pub mod aliases;
@@ -43,6 +44,7 @@ mod tests;
 use address::Address;
 pub use error::{Error, Result};
 pub use filter::Filter;
+pub use page::{Key, Listed, Page, Place};
 
 /// Longest wait for a connection, and on SQLite for the lock that another program holds.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -4,7 +4,7 @@ use sea_orm::{
     QueryOrder,
 };
 
-use super::{Result, updated};
+use super::{Page, Result, page, updated};
 use crate::model::runtime::{ActiveModel, Column, Entity, Model};
 use crate::model::{ProjectId, RuntimeId, RuntimeStatus, Timestamp};
 
@@ -23,13 +23,12 @@ pub async fn find_any(db: &impl ConnectionTrait, id: &RuntimeId) -> Result<Optio
     Ok(Entity::find_by_id(id.clone()).one(db).await?)
 }
 
-pub async fn list_visible(db: &impl ConnectionTrait, project: &ProjectId) -> Result<Vec<Model>> {
-    Ok(Entity::find()
-        .filter(visible_to(project))
-        .order_by_asc(Column::CreatedAt)
-        .order_by_asc(Column::Id)
-        .all(db)
-        .await?)
+pub async fn list_visible(
+    db: &impl ConnectionTrait,
+    project: &ProjectId,
+    page: &Page<Entity>,
+) -> Result<Vec<Model>> {
+    page::rows(db, Entity::find().filter(visible_to(project)), Condition::all(), page).await
 }
 
 /// Every runtime. For the engine, not for users.
@@ -117,8 +116,8 @@ mod tests {
         ] {
             assert_eq!(find(db.reader(), id, asking).await.unwrap().is_some(), seen);
         }
-        assert_eq!(list_visible(db.reader(), &other).await.unwrap(), [public]);
-        assert_eq!(list_visible(db.reader(), &project()).await.unwrap().len(), 2);
+        assert_eq!(list_visible(db.reader(), &other, &Page::default()).await.unwrap(), [public]);
+        assert_eq!(list_visible(db.reader(), &project(), &Page::default()).await.unwrap().len(), 2);
         assert_eq!(list_all(db.reader()).await.unwrap().len(), 2);
         assert_eq!(find_any(db.reader(), &private.id).await.unwrap(), Some(private));
     }

@@ -1,11 +1,10 @@
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
-    QueryOrder,
 };
 
-use super::Result;
 use super::functions::OVER;
+use super::{Page, Result, page};
 use crate::model::version::{Column, Entity, Model};
 use crate::model::{FunctionId, Timestamp, alias, job, webhook};
 
@@ -25,11 +24,17 @@ pub async fn find(db: &impl ConnectionTrait, function: &FunctionId, number: i32)
 
 /// By number, from the oldest.
 pub async fn list(db: &impl ConnectionTrait, function: &FunctionId) -> Result<Vec<Model>> {
-    Ok(Entity::find()
-        .filter(Column::FunctionId.eq(function.clone()))
-        .order_by_asc(Column::VersionNumber)
-        .all(db)
-        .await?)
+    list_page(db, function, &Page::default()).await
+}
+
+/// A part of them.
+pub async fn list_page(
+    db: &impl ConnectionTrait,
+    function: &FunctionId,
+    page: &Page<Entity>,
+) -> Result<Vec<Model>> {
+    let visible = Entity::find().filter(Column::FunctionId.eq(function.clone()));
+    page::rows(db, visible, Condition::all(), page).await
 }
 
 pub async fn increment_count(

@@ -98,7 +98,9 @@ mod tests {
     }
 
     async fn left(db: &Db) -> Vec<String> {
-        let rows = db::executions::list(db.reader(), &Scope::All, &Default::default()).await.unwrap();
+        let rows = db::executions::list(db.reader(), &Scope::All, &Default::default(), &Default::default())
+            .await
+            .unwrap();
         rows.into_iter().filter_map(|row| row.description).collect()
     }
 

@@ -6,7 +6,7 @@
 use sea_orm::Set;
 
 use super::{MAX_TEXT, check_length};
-use crate::db::{self, Db, Filter, Transaction};
+use crate::db::{self, Db, Filter, Page, Transaction};
 use crate::engine::target::check_version;
 use crate::error::{Error, Result};
 use crate::model::{Caller, FunctionId, ProjectId, Scope, Timestamp, alias, function};
@@ -49,8 +49,13 @@ impl Aliases {
         Self { db }
     }
 
-    pub async fn list(&self, scope: &Scope, project_id: Option<&Filter>) -> Result<Vec<alias::Model>> {
-        Ok(db::aliases::list(self.db.reader(), scope, project_id).await?)
+    pub async fn list(
+        &self,
+        scope: &Scope,
+        project_id: Option<&Filter>,
+        page: &Page<alias::Entity>,
+    ) -> Result<Vec<alias::Model>> {
+        Ok(db::aliases::list(self.db.reader(), scope, project_id, page).await?)
     }
 
     /// The alias that the caller means: one of its own project, or, for an administrator whose project

@@ -6,16 +6,23 @@ use tokio::time::{Instant, sleep};
 
 use super::{MAX_TEXT, check_length};
 use crate::db::executions::Filters;
-use crate::db::{self, Db};
+use crate::db::{self, Db, Page, Place};
 use crate::engine::gateway::{Gateway, NewExecution};
 use crate::engine::target::Reference;
 use crate::error::{Error, Result};
-use crate::model::{Caller, ExecutionId, Input, Scope, execution};
+use crate::model::{Caller, ExecutionId, Input, Scope, Timestamp, execution};
 
 /// How long a cancel waits for the end of what it cancelled.
 const CANCELLING: Duration = Duration::from_secs(5);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Rows of the first part of a list.
+const FIRST: u64 = 16;
+/// Most rows of a later one.
+const PART_ROWS: usize = 1000;
+/// About how many bytes it may have.
+const PART_BYTES: usize = 1 << 20;
 
 /// A call of a function, as somebody asked for it.
 #[derive(Debug)]
@@ -31,6 +38,63 @@ pub struct Call {
 pub struct Executions {
     db: Db,
     engine: Gateway,
+}
+
+/// A list, part by part.
+pub struct List {
+    db: Db,
+    scope: Scope,
+    filters: Filters,
+    page: Page<execution::Entity>,
+    /// When it was asked for: what is created later is not in it.
+    until: Timestamp,
+    /// How many rows it may still have; `None` for all that there are.
+    left: Option<u64>,
+    /// The part that was read and not given out.
+    rows: Vec<execution::Model>,
+    /// Behind it; `None` at the end.
+    place: Option<Place>,
+    /// How many rows to read next.
+    wanted: u64,
+}
+
+impl List {
+    /// Whether what was read is all that is left.
+    pub fn is_short(&self) -> bool {
+        self.place.is_none()
+    }
+
+    /// The next part; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<execution::Model>>> {
+        if self.rows.is_empty()
+            && let Some(place) = self.place.take()
+        {
+            let part = Page { limit: Some(self.wanted), marker: None, ..self.page.clone() };
+            let (scope, filters) = (&self.scope, &self.filters);
+            let reader = self.db.reader();
+            let rows = db::executions::list_on(reader, scope, filters, &part, &place, self.until).await?;
+            self.take(rows);
+        }
+        let rows = std::mem::take(&mut self.rows);
+        Ok((!rows.is_empty()).then_some(rows))
+    }
+
+    /// Rows may be large, so how many are read next follows from these.
+    fn take(&mut self, rows: Vec<execution::Model>) {
+        let count = rows.len() as u64;
+        self.left = self.left.map(|left| left.saturating_sub(count));
+        let more = count == self.wanted && self.left != Some(0);
+        self.place = rows.last().filter(|_| more).map(|row| self.page.after(row));
+        let each = rows.iter().map(size).sum::<usize>() / rows.len().max(1);
+        let wanted = (PART_BYTES / each.max(1)).clamp(1, PART_ROWS) as u64;
+        self.wanted = self.left.map_or(wanted, |left| wanted.min(left));
+        self.rows = rows;
+    }
+}
+
+fn size(row: &execution::Model) -> usize {
+    let texts = [&row.input, &row.result].into_iter().flatten();
+    size_of::<execution::Model>() + texts.map(String::len).sum::<usize>()
 }
 
 impl Executions {
@@ -57,8 +121,16 @@ impl Executions {
         self.engine.submit(new).await
     }
 
-    pub async fn list(&self, scope: &Scope, filters: &Filters) -> Result<Vec<execution::Model>> {
-        Ok(db::executions::list(self.db.reader(), scope, filters).await?)
+    /// The beginning of a list, which [`List::next`] goes on with: not all of it need be in memory at once.
+    pub async fn list(&self, scope: Scope, filters: Filters, page: Page<execution::Entity>) -> Result<List> {
+        let until = Timestamp::now();
+        let wanted = page.limit.unwrap_or(FIRST).min(FIRST);
+        let first = Page { limit: Some(wanted), ..page.clone() };
+        let rows = db::executions::list(self.db.reader(), &scope, &filters, &first).await?;
+        let (db, left) = (self.db.clone(), page.limit);
+        let mut list = List { db, scope, filters, page, until, left, rows: Vec::new(), place: None, wanted };
+        list.take(rows);
+        Ok(list)
     }
 
     pub async fn get(&self, caller: &Caller, id: &ExecutionId) -> Result<execution::Model> {

@@ -12,7 +12,7 @@ use super::trusts::{Delegation, Trusts};
 use super::versions::Versions;
 use super::{MAX_TEXT, check_length, release};
 use crate::config::{Config, ResourceLimits};
-use crate::db::{self, Db, Filter};
+use crate::db::{self, Db, Filter, Page};
 use crate::engine::gateway::Gateway;
 use crate::engine::target::{Target, not_available_text};
 use crate::error::{Error, Result};
@@ -84,8 +84,13 @@ impl Functions {
         Versions::new(self.db.clone(), self.engine.clone(), self.packages.clone(), self.trusts.clone())
     }
 
-    pub async fn list(&self, scope: &Scope, project_id: Option<&Filter>) -> Result<Vec<function::Model>> {
-        Ok(db::functions::list(self.db.reader(), scope, project_id).await?)
+    pub async fn list(
+        &self,
+        scope: &Scope,
+        project_id: Option<&Filter>,
+        page: &Page<function::Entity>,
+    ) -> Result<Vec<function::Model>> {
+        Ok(db::functions::list(self.db.reader(), scope, project_id, page).await?)
     }
 
     pub async fn get(&self, caller: &Caller, id: &FunctionId) -> Result<function::Model> {

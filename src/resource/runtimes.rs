@@ -3,7 +3,7 @@
 use sea_orm::{Iterable, Set};
 
 use super::{MAX_TEXT, check_length};
-use crate::db::{self, Db};
+use crate::db::{self, Db, Page};
 use crate::engine::gateway::Gateway;
 use crate::engine::target::not_available;
 use crate::error::{Error, Result};
@@ -38,8 +38,8 @@ impl Runtimes {
     }
 
     /// The runtimes of the caller's project and the public ones, for an administrator too.
-    pub async fn list(&self, caller: &Caller) -> Result<Vec<runtime::Model>> {
-        Ok(db::runtimes::list_visible(self.db.reader(), &caller.project_id).await?)
+    pub async fn list(&self, caller: &Caller, page: &Page<runtime::Entity>) -> Result<Vec<runtime::Model>> {
+        Ok(db::runtimes::list_visible(self.db.reader(), &caller.project_id, page).await?)
     }
 
     pub async fn get(&self, caller: &Caller, id: &RuntimeId) -> Result<runtime::Model> {

@@ -5,7 +5,7 @@ use sea_orm::Set;
 use super::packages::Packages;
 use super::trusts::Trusts;
 use super::{MAX_TEXT, check_length, release};
-use crate::db::{self, Db};
+use crate::db::{self, Db, Page};
 use crate::engine::gateway::Gateway;
 use crate::engine::target::{Target, no_version};
 use crate::error::{Error, Result};
@@ -29,9 +29,13 @@ impl Versions {
         Self { db, engine, packages, trusts }
     }
 
-    /// By number, from the oldest.
-    pub async fn list(&self, function: &FunctionId) -> Result<Vec<version::Model>> {
-        Ok(db::versions::list(self.db.reader(), function).await?)
+    /// By number, from the oldest, unless the page says otherwise.
+    pub async fn list(
+        &self,
+        function: &FunctionId,
+        page: &Page<version::Entity>,
+    ) -> Result<Vec<version::Model>> {
+        Ok(db::versions::list_page(self.db.reader(), function, page).await?)
     }
 
     /// Version 0 is the function itself and no version that could be looked at.

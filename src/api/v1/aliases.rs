@@ -6,10 +6,10 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
-use super::{Listing, Time, empty};
+use super::{Listing, Time, empty, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
-use crate::api::extract::{Body, NoQuery, Query};
+use crate::api::extract::{Body, NoQuery};
 use crate::api::route::at;
 use crate::api::wire::{Shape, boolean, ignored, integer, read_only, text, uuid};
 use crate::error::Result;
@@ -123,9 +123,9 @@ impl From<alias::Model> for AliasView {
 
 async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "function_alias:get_all")?;
-    let query = Query::of(&request, &["all_projects", "project_id"])?;
+    let query = list_query(&request, &["all_projects", "project_id"])?;
     let listing = Listing::of(&app.policy, &caller, &query, "function_alias:get_all:all_projects")?;
-    let rows = app.aliases.list(&listing.scope, listing.project_id.as_ref()).await?;
+    let rows = app.aliases.list(&listing.scope, listing.project_id.as_ref(), &page(&query)?).await?;
     let views: Vec<AliasView> = rows.into_iter().map(AliasView::from).collect();
     Ok(HttpResponse::Ok().json(BTreeMap::from([("function_aliases", views)])))
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::stream;
 use serde::{Deserialize, Serialize};
 
-use super::{Listing, Time, empty, filter};
+use super::{Listing, Time, empty, filter, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
-use crate::api::extract::{Body, NoQuery, PathId, Query};
+use crate::api::extract::{Body, NoQuery, PathId};
 use crate::api::middleware::RequestId;
 use crate::api::route::at;
 use crate::api::wire::{Shape, boolean, ignored, integer, read_only, text, uuid};
@@ -18,7 +20,8 @@ use crate::engine::target::Reference;
 use crate::error::Error;
 use crate::model::{Caller, ExecutionId, ExecutionStatus, Input, execution};
 use crate::policy::Target;
-use crate::resource::executions::Call;
+use crate::resource::executions::{Call, List};
+use crate::telemetry::Chain;
 
 pub fn routes(config: &mut web::ServiceConfig) {
     config
@@ -108,7 +111,7 @@ fn word(status: ExecutionStatus) -> &'static str {
 async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "execution:get_all")?;
     let keys = ["function_id", "status", "description", "project_id", "all_projects"];
-    let query = Query::of(&request, &keys)?;
+    let query = list_query(&request, &keys)?;
     let listing = Listing::of(&app.policy, &caller, &query, "execution:get_all:all_projects")?;
     let filters = Filters {
         function_id: filter(&query, "function_id"),
@@ -116,9 +119,42 @@ async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Resu
         status: filter(&query, "status"),
         description: filter(&query, "description"),
     };
-    let rows = app.executions.list(&listing.scope, &filters).await?;
-    let views: Vec<ExecutionView> = rows.into_iter().map(ExecutionView::from).collect();
-    Ok(HttpResponse::Ok().json(BTreeMap::from([("executions", views)])))
+    let list = app.executions.list(listing.scope, filters, page(&query)?).await?;
+    whole(list).await
+}
+
+/// All of a list in one answer. A long one is read while it is sent.
+async fn whole(mut list: List) -> Result<HttpResponse, ApiError> {
+    if list.is_short() {
+        let views: Vec<ExecutionView> =
+            list.next().await?.unwrap_or_default().into_iter().map(ExecutionView::from).collect();
+        return Ok(HttpResponse::Ok().json(BTreeMap::from([("executions", views)])));
+    }
+    let parts = stream::try_unfold((Some(list), "{\"executions\":["), async |(list, before)| {
+        let Some(mut list) = list else { return Ok(None) };
+        match list.next().await.and_then(|rows| rows.map(|rows| text_of(before, rows)).transpose()) {
+            Ok(Some(text)) => Ok(Some((text, (Some(list), ",")))),
+            Ok(None) => Ok(Some((Bytes::from_static(b"]}"), (None, "")))),
+            Err(error) => {
+                // The answer is under way: that it breaks off is all that the caller can be told.
+                tracing::warn!(error = %Chain(&error), "a list of executions was broken off");
+                Err(ApiError::from(error))
+            }
+        }
+    });
+    Ok(HttpResponse::Ok().content_type("application/json").streaming(Box::pin(parts)))
+}
+
+/// Rows of a list, as they stand in it.
+fn text_of(before: &str, rows: Vec<execution::Model>) -> Result<Bytes, Error> {
+    let mut text = before.as_bytes().to_vec();
+    for (index, row) in rows.into_iter().enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        serde_json::to_writer(&mut text, &ExecutionView::from(row)).map_err(Error::internal)?;
+    }
+    Ok(text.into())
 }
 
 /// `POST /v1/executions`: runs a function once. 201 also when the function failed.

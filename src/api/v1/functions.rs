@@ -11,7 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio_util::io::ReaderStream;
 
-use super::{Listing, Time, empty, function_form};
+use super::{Listing, Time, empty, function_form, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId, Query};
@@ -112,9 +112,9 @@ impl FunctionView<Box<RawValue>> {
 
 async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "function:get_all")?;
-    let query = Query::of(&request, &["all_projects", "project_id"])?;
+    let query = list_query(&request, &["all_projects", "project_id"])?;
     let listing = Listing::of(&app.policy, &caller, &query, "function:get_all:all_projects")?;
-    let rows = app.functions.list(&listing.scope, listing.project_id.as_ref()).await?;
+    let rows = app.functions.list(&listing.scope, listing.project_id.as_ref(), &page(&query)?).await?;
     let views: Vec<_> = rows.into_iter().map(FunctionView::in_a_list).collect();
     Ok(HttpResponse::Ok().json(BTreeMap::from([("functions", views)])))
 }

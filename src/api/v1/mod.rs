@@ -10,11 +10,13 @@ mod runtimes;
 mod versions;
 
 use actix_web::web;
-use actix_web::{HttpResponse, http::StatusCode};
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::extract::Query;
-use crate::db::Filter;
+use super::wire::invalid;
+use crate::db::{Filter, Listed, Page};
 use crate::error::Result;
 use crate::model::{Caller, Scope, Timestamp};
 use crate::policy::Policy;
@@ -67,6 +69,30 @@ impl Listing {
         };
         Ok(Self { scope, project_id })
     }
+}
+
+/// The query of a list: its own keys, and those that say which part of it is wanted.
+fn list_query(request: &HttpRequest, keys: &[&str]) -> Result<Query> {
+    Query::of(request, &[keys, &["limit", "marker", "sort"]].concat())
+}
+
+/// Reads `limit`, `marker` and `sort`; without any of them a list is whole.
+fn page<E: Listed>(query: &Query) -> Result<Page<E>> {
+    let mut page = Page { marker: query.get("marker").map(str::to_owned), ..Page::default() };
+    if let Some(limit) = query.integer("limit", 1)? {
+        page.limit = u64::try_from(limit).ok();
+    }
+    if let Some(sort) = query.get("sort") {
+        let (name, order) = sort.split_once(':').unwrap_or((sort, "asc"));
+        let key = E::KEYS.iter().find(|key| key.name == name);
+        let (Some(key), "asc" | "desc") = (key, order) else {
+            let names: Vec<&str> = E::KEYS.iter().map(|key| key.name).collect();
+            let right = format!("One of {} is required, and :asc or :desc behind it.", names.join(", "));
+            return Err(invalid("sort", &Value::String(sort.to_owned()), &right));
+        };
+        (page.key, page.descending) = (key, order == "desc");
+    }
+    Ok(page)
 }
 
 /// The condition that a query key holds; none where it is absent or empty.

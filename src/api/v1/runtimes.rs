@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Time, empty};
+use super::{Time, empty, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId};
@@ -91,9 +91,9 @@ impl From<runtime::Model> for RuntimeView {
     }
 }
 
-async fn list(caller: Caller, app: web::Data<App>, _: NoQuery) -> Result<HttpResponse, ApiError> {
+async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "runtime:get_all")?;
-    let rows = app.runtimes.list(&caller).await?;
+    let rows = app.runtimes.list(&caller, &page(&list_query(&request, &[])?)?).await?;
     let views: Vec<RuntimeView> = rows.into_iter().map(RuntimeView::from).collect();
     Ok(HttpResponse::Ok().json(BTreeMap::from([("runtimes", views)])))
 }

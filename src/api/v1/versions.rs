@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::functions::{SCALE, ScaleBody, zip};
-use super::{Time, empty};
+use super::{Time, empty, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId, Query};
@@ -104,12 +104,18 @@ fn number(request: &HttpRequest) -> Result<i32> {
     Ok(as_integer(&admitted).and_then(|number| i32::try_from(number).ok()).unwrap_or(0))
 }
 
-async fn list(caller: Caller, app: web::Data<App>, _: NoQuery, id: PathId) -> Result<HttpResponse, ApiError> {
+async fn list(
+    caller: Caller,
+    app: web::Data<App>,
+    request: HttpRequest,
+    id: PathId,
+) -> Result<HttpResponse, ApiError> {
+    let page = page(&list_query(&request, &[])?)?;
     app.policy.enforce(&caller, "function_version:get_all")?;
     let function = app.functions.get(&caller, &id.0.into()).await?;
     let owner = policy::Target::of_project(function.project_id.as_str());
     app.policy.enforce_on(&caller, "function_version:get_all", &owner)?;
-    let rows = app.versions.list(&function.id).await?;
+    let rows = app.versions.list(&function.id, &page).await?;
     let views: Vec<VersionView> = rows.into_iter().map(VersionView::from).collect();
     Ok(HttpResponse::Ok().json(BTreeMap::from([("function_versions", views)])))
 }
