@@ -1,6 +1,6 @@
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect};
 
-use super::Result;
+use super::{Result, Transaction};
 use crate::model::ProjectId;
 use crate::model::alias::{Column, Entity, Model};
 
@@ -15,6 +15,17 @@ pub async fn find(db: &impl ConnectionTrait, project: &ProjectId, name: &str) ->
     Ok(Entity::find()
         .filter(Column::ProjectId.eq(project.clone()))
         .filter(Column::Name.eq(name))
+        .one(db)
+        .await?)
+}
+
+/// As [`find`], in a transaction that will write what refers to the alias: nobody removes it until the
+/// end.
+pub async fn find_for_update(db: &Transaction, project: &ProjectId, name: &str) -> Result<Option<Model>> {
+    Ok(Entity::find()
+        .filter(Column::ProjectId.eq(project.clone()))
+        .filter(Column::Name.eq(name))
+        .lock_exclusive()
         .one(db)
         .await?)
 }
