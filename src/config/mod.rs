@@ -16,7 +16,8 @@ pub use error::Error;
 pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
-    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, HttpBasic, KeystoneAuthtoken,
-    Logging, Network, NetworkMode, OsloPolicy, ResourceLimits, Storage, StorageDriver, Trusts,
+    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, HttpBasic, Jobs,
+    KeystoneAuthtoken, Logging, Missed, Network, NetworkMode, OsloPolicy, ResourceLimits, Storage,
+    StorageDriver, Trusts,
 };
 pub use watched::Watched;

@@ -38,11 +38,8 @@ impl Schedule {
         if !sound {
             return None;
         }
-        let parser = CronParser::builder()
-            .seconds(Seconds::Required)
-            .year(Year::Optional)
-            .sloppy_ranges(true)
-            .build();
+        let parser =
+            CronParser::builder().seconds(Seconds::Required).year(Year::Optional).sloppy_ranges(true).build();
         parser.parse(&format!("{second} {minute} {hour} {day} {month} {weekday}")).ok().map(Self)
     }
 
@@ -136,10 +133,37 @@ mod tests {
     fn other_text_is_no_pattern() {
         let long = "* ".repeat(5000);
         for text in [
-            "", "garbage", "* * *", "* * * * * * *", "@hourly", "@daily", "@reboot", "61 * * * *", "* 24 * * *",
-            "* * 0 * *", "* * 32 * *", "* * * 13 *", "* * * 0 *", "* * * * 8", "* * * * * 60", "-1 * * * *",
-            "*/0 * * * *", "/5 * * * *", "5- * * * *", "5,, * * * *", "sun * * * *", "* * * mon *", "* * jan * *",
-            "* * * * +1", "* * 1W * *", "L * * * *", "* 1#2 * * *", "1.5 * * * *", "* * * * 1#6", "* * * * #", "é * * * *",
+            "",
+            "garbage",
+            "* * *",
+            "* * * * * * *",
+            "@hourly",
+            "@daily",
+            "@reboot",
+            "61 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * 32 * *",
+            "* * * 13 *",
+            "* * * 0 *",
+            "* * * * 8",
+            "* * * * * 60",
+            "-1 * * * *",
+            "*/0 * * * *",
+            "/5 * * * *",
+            "5- * * * *",
+            "5,, * * * *",
+            "sun * * * *",
+            "* * * mon *",
+            "* * jan * *",
+            "* * * * +1",
+            "* * 1W * *",
+            "L * * * *",
+            "* 1#2 * * *",
+            "1.5 * * * *",
+            "* * * * 1#6",
+            "* * * * #",
+            "é * * * *",
             &long,
         ] {
             assert!(Schedule::parse(text).is_none(), "{text:.40}");
