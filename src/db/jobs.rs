@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(list(db.reader(), &stranger(), None).await.unwrap(), []);
         let of = |text: &str| Filter::parse(text);
         assert_eq!(list(db.reader(), &Scope::All, Some(&of("neq:demo"))).await.unwrap(), []);
-        assert_eq!(list(db.reader(), &own(), None).await.unwrap(), [job.clone()]);
+        assert_eq!(list(db.reader(), &own(), None).await.unwrap(), std::slice::from_ref(&job));
         assert!(!delete(&db.writer(), &job.id, &stranger()).await.unwrap());
         assert!(delete(&db.writer(), &job.id, &own()).await.unwrap());
         assert!(!delete(&db.writer(), &job.id, &own()).await.unwrap());

@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(find(db.reader(), &webhook.id, &stranger()).await.unwrap(), None);
         assert_eq!(find(db.reader(), &webhook.id, &own()).await.unwrap(), Some(webhook.clone()));
         assert_eq!(list(db.reader(), &stranger(), None).await.unwrap(), []);
-        assert_eq!(list(db.reader(), &own(), None).await.unwrap(), [webhook.clone()]);
+        assert_eq!(list(db.reader(), &own(), None).await.unwrap(), std::slice::from_ref(&webhook));
         let filter = Filter::parse("neq:demo");
         assert_eq!(list(db.reader(), &Scope::All, Some(&filter)).await.unwrap(), []);
         assert!(!delete(&db.writer(), &webhook.id, &stranger()).await.unwrap());
