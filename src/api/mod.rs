@@ -1,5 +1,6 @@
 //! The HTTP edge: the only place that knows status codes and JSON shapes.
 
+mod endpoint;
 pub mod error;
 mod extract;
 pub mod middleware;
@@ -25,8 +26,9 @@ use crate::error::Error;
 use crate::model::Caller;
 use crate::openstack::Keystone;
 use crate::policy::Policy;
-use crate::resource::{Executions, Functions, Runtimes};
+use crate::resource::{Executions, Functions, Jobs, Runtimes, Webhooks};
 use crate::storage::PackageStore;
+use endpoint::PublicEndpoint;
 use error::ApiError;
 use middleware::RequestId;
 
@@ -37,6 +39,10 @@ pub struct App {
     pub runtimes: Runtimes,
     pub functions: Functions,
     pub executions: Executions,
+    pub jobs: Jobs,
+    pub webhooks: Webhooks,
+    /// How callers reach this service.
+    pub endpoint: PublicEndpoint,
     pub engine: Gateway,
     pub db: Db,
     pub store: Arc<dyn PackageStore>,
@@ -60,8 +66,11 @@ impl App {
             policy,
             authenticator,
             runtimes: Runtimes::new(db.clone(), engine.clone()),
+            endpoint: PublicEndpoint::new(config, keystone.clone()),
             functions: Functions::new(db.clone(), Arc::clone(&store), engine.clone(), keystone, config),
             executions: Executions::new(db.clone(), engine.clone()),
+            jobs: Jobs::new(db.clone(), engine.clone()),
+            webhooks: Webhooks::new(db.clone(), engine.clone()),
             engine,
             db,
             store,

@@ -8,6 +8,7 @@ mod cloud;
 mod configuration;
 mod executions;
 mod identity;
+mod jobs;
 #[path = "../../src/db/testing/own.rs"]
 mod own;
 mod packages;
@@ -16,3 +17,4 @@ mod restarts;
 mod service;
 mod split;
 mod tenants;
+mod webhooks;

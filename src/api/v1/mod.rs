@@ -5,7 +5,10 @@ mod executions;
 mod function_form;
 mod functions;
 mod health;
+mod jobs;
 mod runtimes;
+mod webhook_input;
+mod webhooks;
 
 use actix_web::web;
 use actix_web::{HttpResponse, http::StatusCode};
@@ -23,7 +26,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .configure(health::routes)
         .configure(runtimes::routes)
         .configure(functions::routes)
-        .configure(executions::routes);
+        .configure(executions::routes)
+        .configure(jobs::routes)
+        .configure(webhooks::routes);
 }
 
 /// A response without a body and without a content type.
