@@ -23,6 +23,11 @@ pub enum ApiError {
     },
     #[error("The resource could not be found.")]
     NoSuchRoute,
+    /// The key of a URL is a secret, so that this one is not logged.
+    #[error("Webhook not found [id={key}]")]
+    NoSuchWebhook { key: String },
+    #[error("{0}")]
+    BadSignature(&'static str),
     #[error("{text}")]
     MethodNotAllowed { text: String, allow: String },
     /// The server answered for itself: a request that is not HTTP as it should be.
@@ -39,7 +44,8 @@ impl ApiError {
         match self {
             Self::Unauthorized { rejected: Rejected::Busy, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Self::NoSuchRoute => StatusCode::NOT_FOUND,
+            Self::NoSuchRoute | Self::NoSuchWebhook { .. } => StatusCode::NOT_FOUND,
+            Self::BadSignature(_) => StatusCode::UNAUTHORIZED,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Framework(status) => *status,
             Self::Domain(error) => match error {

@@ -90,6 +90,7 @@ fn log(error: &ApiError) {
     match error {
         ApiError::Domain(Error::Forbidden { rule }) => tracing::info!(rule, "denied by policy"),
         ApiError::Domain(Error::Busy(reason)) => tracing::warn!(reason, "refused, everything is busy"),
+        ApiError::NoSuchWebhook { .. } => tracing::debug!("request refused: there is no such webhook"),
         _ if error.status().is_server_error() => tracing::error!(error = %Chain(error), "request failed"),
         _ => tracing::debug!(error = %error, "request refused"),
     }

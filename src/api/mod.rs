@@ -1,5 +1,6 @@
 //! The HTTP edge: the only place that knows status codes and JSON shapes.
 
+mod endpoint;
 pub mod error;
 mod extract;
 pub mod middleware;
@@ -25,8 +26,9 @@ use crate::error::Error;
 use crate::model::Caller;
 use crate::openstack::Keystone;
 use crate::policy::Policy;
-use crate::resource::{Aliases, Executions, Functions, Runtimes, Versions};
+use crate::resource::{Aliases, Executions, Functions, Jobs, Runtimes, Versions, Webhooks};
 use crate::storage::PackageStore;
+use endpoint::PublicEndpoint;
 use error::ApiError;
 use middleware::RequestId;
 
@@ -39,6 +41,10 @@ pub struct App {
     pub versions: Versions,
     pub aliases: Aliases,
     pub executions: Executions,
+    pub jobs: Jobs,
+    pub webhooks: Webhooks,
+    /// How callers reach this service.
+    pub endpoint: PublicEndpoint,
     pub engine: Gateway,
     pub db: Db,
     pub store: Arc<dyn PackageStore>,
@@ -58,6 +64,7 @@ impl App {
         store: Arc<dyn PackageStore>,
         engine: Gateway,
     ) -> Self {
+        let endpoint = PublicEndpoint::new(config, keystone.clone());
         let functions = Functions::new(db.clone(), Arc::clone(&store), engine.clone(), keystone, config);
         Self {
             policy,
@@ -66,7 +73,10 @@ impl App {
             versions: functions.versions(),
             functions,
             aliases: Aliases::new(db.clone()),
+            endpoint,
             executions: Executions::new(db.clone(), engine.clone()),
+            jobs: Jobs::new(db.clone(), engine.clone()),
+            webhooks: Webhooks::new(db.clone(), engine.clone()),
             engine,
             db,
             store,

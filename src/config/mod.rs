@@ -17,7 +17,7 @@ pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
     Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, Executions, HttpBasic, Images,
-    KeystoneAuthtoken, Logging, Network, NetworkMode, OsloPolicy, Pull, ResourceLimits, Storage,
-    StorageDriver, Trusts,
+    Jobs, KeystoneAuthtoken, Logging, Missed, Network, NetworkMode, OsloPolicy, Pull, ResourceLimits,
+    Storage, StorageDriver, Trusts,
 };
 pub use watched::Watched;

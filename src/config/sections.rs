@@ -24,6 +24,7 @@ config! {
         pub executions: Executions,
         pub http_basic: HttpBasic,
         pub images: Images,
+        pub jobs: Jobs,
         pub keystone_authtoken: KeystoneAuthtoken,
         pub logging: Logging,
         pub network: Network,
@@ -57,6 +58,9 @@ section! {
         pub auth_strategy: AuthStrategy as "choice" = AuthStrategy::Noauth;
         /// Listen beyond loopback although `auth_strategy` is `noauth`: everyone who reaches the port is an administrator.
         pub allow_noauth_from_anywhere: bool as "flag" = false;
+        /// Where callers reach this service, such as https://functions.example.org, for the URLs of webhooks. Empty for
+        /// its public URL in Keystone's catalog or, without one, for what each request calls the service.
+        pub public_endpoint: String as "text" = String::new();
         /// Most bytes of a request body that is no package.
         pub max_body_bytes: u64 as "bytes" = 8 << 20;
         /// How long a shutdown waits for requests and executions under way.
@@ -227,6 +231,29 @@ section! {
         pub read_only: bool as "flag" = true;
         /// Most bytes in `/tmp`, which count as memory of the function.
         pub tmp_bytes: u64 as "bytes" = 64 << 20;
+    }
+}
+
+/// What becomes of the instants at which no engine ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missed {
+    Once,
+    Skip,
+    All,
+}
+
+section! {
+    /// `[jobs]`: functions that run at times.
+    pub struct Jobs {
+        /// Have this engine start what is due. Several engines may; each instant is started once.
+        pub enabled: bool as "flag" = true;
+        /// What a job does about instants that were missed, because no engine was there: `once`, one execution for
+        /// all of them; `skip`, none; `all`, one for each. Then it goes on with the next instant to come.
+        pub missed: Missed as "choice" = Missed::Once;
+        /// How late an instant may be started without counting as missed. As long a job that runs a single time
+        /// waits for a function that cannot be run at the moment; then it is cancelled.
+        pub grace: Duration as "duration" = Duration::from_secs(60);
     }
 }
 

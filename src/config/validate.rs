@@ -61,6 +61,9 @@ fn api(api: &Api) -> Result {
              expected a loopback address, or allow_noauth_from_anywhere = true";
         return Err(Error::key("api", "host", reason).with_value(api.host));
     }
+    if !api.public_endpoint.is_empty() {
+        url("api", "public_endpoint", &api.public_endpoint)?;
+    }
     at_least("api", "max_body_bytes", api.max_body_bytes, 1)
 }
 

@@ -32,9 +32,11 @@ pub mod engines;
 pub mod execution_logs;
 pub mod executions;
 pub mod functions;
+pub mod jobs;
 pub mod runtimes;
 pub mod trusts;
 pub mod versions;
+pub mod webhooks;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -182,6 +182,14 @@ impl Gateway {
         self.runtimes_changed();
     }
 
+    /// Says that a job was made or changed, so that it need not wait for the next look. Engines of other
+    /// processes look soon enough.
+    pub fn jobs_changed(&self) {
+        if let Side::Local(core) = &self.0 {
+            core.cron.notify_one();
+        }
+    }
+
     /// Says that an execution was accepted elsewhere.
     pub fn accepted(&self) {
         match &self.0 {

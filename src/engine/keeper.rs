@@ -161,7 +161,12 @@ impl Keeper {
                 }
                 error => {
                     tracing::warn!(error = %Chain(&error), "a package could not be loaded");
-                    let died = matches!(error, supervisor::Error::Gone(_));
+                    let died = match &error {
+                        supervisor::Error::Gone(_) => true,
+                        // Adopted from an engine that ended while it loaded it.
+                        supervisor::Error::Refused(refusal) => refusal.kind == RefusalKind::Loaded,
+                        _ => false,
+                    };
                     let step = if died { Step::Died } else { Step::Load };
                     (step, format!("The package could not be loaded: {error}."))
                 }

@@ -20,6 +20,7 @@ use crate::telemetry::{Chain, Metrics};
 mod adopt;
 mod cancels;
 mod code;
+mod cron;
 pub mod endpoint;
 pub mod gateway;
 mod images;
@@ -83,6 +84,7 @@ struct Core {
     /// Where APIs in other processes reach it, if they do.
     endpoint: OnceLock<String>,
     engine: config::Engine,
+    jobs: config::Jobs,
     archive: protocol::archive::Limits,
     network: Network,
     start_timeout: Duration,
@@ -106,6 +108,8 @@ struct Core {
     reaper: Arc<Notify>,
     /// Something may be pending.
     queue: Notify,
+    /// A job was made or changed.
+    cron: Notify,
     /// Nothing new is taken up.
     closing: CancellationToken,
     /// Workers are left to themselves, and loops end.
@@ -135,6 +139,7 @@ impl Core {
             network: config.network.mode.into(),
             start_timeout: config.docker.start_timeout,
             engine,
+            jobs: config.jobs.clone(),
             db,
             store,
             orchestrator,
@@ -149,6 +154,7 @@ impl Core {
             runtime: tokio::runtime::Handle::current(),
             reaper,
             queue: Notify::new(),
+            cron: Notify::new(),
             closing: CancellationToken::new(),
             letting_go: CancellationToken::new(),
         };
@@ -246,6 +252,7 @@ impl Engine {
         core.tasks.spawn(keeper::keep_all(core.clone(), spawns));
         core.tasks.spawn(presence::keep(core.clone()));
         core.tasks.spawn(queue::run(core.clone()));
+        core.tasks.spawn(cron::run(core.clone()));
         core.tasks.spawn(code::watch(core.clone()));
         let longest_run = Duration::from_secs(u64::try_from(config.resource_limits.max_timeout).unwrap_or(0));
         core.tasks.spawn(trusts::keep(core.clone(), longest_run));

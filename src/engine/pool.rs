@@ -78,8 +78,8 @@ pub enum Step {
     Load,
     /// There is no such package.
     Missing,
-    /// The worker ended before it had the package. It may have been dead for a while, so those who
-    /// wait get another; but not for ever.
+    /// The worker ended before it had the package, or an engine that ended had begun to give it one. It
+    /// may have been so for a while, so those who wait get another; but not for ever.
     Died,
     /// The supervisor refused the package: it will do so again.
     Refused,

@@ -4,6 +4,7 @@ mod catalog;
 mod id;
 mod input;
 mod outcome;
+mod schedule;
 mod scope;
 mod status;
 mod time;
@@ -27,6 +28,7 @@ pub use id::{
 };
 pub use input::Input;
 pub use outcome::{Outcome, Reason};
+pub use schedule::Schedule;
 pub use scope::{Caller, Scope};
 pub use status::{ExecutionStatus, FunctionStatus, JobStatus, RuntimeStatus, Start, WebhookMode};
 pub use time::Timestamp;

@@ -97,6 +97,6 @@ pub const RULES: &[Rule] = rules! {
     "webhook:get" MEMBER, "Show a webhook. Not for readers, since who knows its URL can run the function.", "GET" "/v1/webhooks/{id}";
     "webhook:get_all" MEMBER, "List the project's webhooks, with their URLs.", "GET" "/v1/webhooks";
     "webhook:get_all:all_projects" ADMIN, "List the webhooks of other projects.", "GET" "/v1/webhooks?all_projects=true";
-    "webhook:update" MEMBER, "Change a webhook.", "PUT" "/v1/webhooks/{id}";
+    "webhook:update" MEMBER, "Change a webhook, or give it another URL.", "PUT" "/v1/webhooks/{id}", "POST" "/v1/webhooks/{id}/rotate";
     "webhook:delete" MEMBER, "Delete a webhook.", "DELETE" "/v1/webhooks/{id}";
 };

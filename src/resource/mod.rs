@@ -1,20 +1,25 @@
-//! What exists: functions, runtimes and the right to run them. Validates, stores packages, writes
+//! What exists: functions, runtimes, jobs, webhooks and the right to run them. Validates, stores packages, writes
 //! rows in transactions; runs nothing.
 
 pub mod aliases;
 pub mod executions;
 pub mod functions;
+pub mod jobs;
 pub mod runtimes;
 pub mod versions;
+pub mod webhooks;
 
 mod packages;
+mod references;
 mod trusts;
 
 pub use aliases::Aliases;
 pub use executions::Executions;
 pub use functions::Functions;
+pub use jobs::Jobs;
 pub use runtimes::Runtimes;
 pub use versions::Versions;
+pub use webhooks::Webhooks;
 
 use crate::engine::gateway::Gateway;
 use crate::error::{Error, Result};

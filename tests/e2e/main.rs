@@ -10,6 +10,7 @@ mod configuration;
 mod executions;
 mod identity;
 mod images;
+mod jobs;
 #[path = "../../src/db/testing/own.rs"]
 mod own;
 mod packages;
@@ -19,3 +20,4 @@ mod service;
 mod split;
 mod tenants;
 mod versions;
+mod webhooks;

@@ -294,3 +294,36 @@ async fn between_machines_both_sides_show_a_certificate() {
     api.stop_clean().await;
     engine.stop_clean().await;
 }
+
+#[tokio::test]
+async fn two_engines_start_each_instant_of_a_job_once() {
+    let site = Site::new();
+    let engines = [site.engine("one", &[]).await, site.engine("two", &[]).await];
+    let api = site.api(&[]).await;
+    let runtime = api.runtime().await;
+    let function = api.function("demo", &runtime, COUNT, &[]).await;
+    let mut jobs = Vec::new();
+    for _ in 0..6 {
+        let new = json!({"function_id": function, "pattern": "* * * * * *", "count": 5});
+        let job = api.ask("demo", "POST", "/v1/jobs", Some(new)).await.expect(201);
+        jobs.push(job["id"].as_str().unwrap().to_owned());
+    }
+    for id in &jobs {
+        eventually("the job is done", async || {
+            let job = api.ask("demo", "GET", &format!("/v1/jobs/{id}"), None).await.expect(200);
+            job["status"] == "done"
+        })
+        .await;
+        let path = format!("/v1/executions?description=has:{id}");
+        let listed = api.ask("demo", "GET", &path, None).await.expect(200);
+        let rows = listed["executions"].as_array().unwrap();
+        assert_eq!(rows.len(), 5, "{listed}");
+        for row in rows {
+            assert_eq!(api.ended("demo", row["id"].as_str().unwrap()).await["status"], "success");
+        }
+    }
+    api.stop_clean().await;
+    for engine in engines {
+        engine.stop_clean().await;
+    }
+}

@@ -429,3 +429,55 @@ async fn a_version_runs_in_the_name_of_whoever_uploaded_its_code_until_it_is_del
     guest.leave(&site.cloud).await;
     site.service.stop_clean().await;
 }
+
+#[tokio::test]
+async fn a_job_and_a_webhook_run_in_the_name_of_the_functions_owner() {
+    let site = Site::start(&[]).await;
+    let (demo, alt) = (site.token("demo").await, site.token("alt_demo").await);
+    let created = site.create(&demo, STORES).await;
+    let function = id(&created);
+    let container = format!("triggers-{}", std::process::id());
+    let owner = site.swift(&site.cloud.user("demo").await);
+
+    let input = json!({"container": container, "text": "by job"}).to_string();
+    let new = json!({"function_id": function, "pattern": "* * * * * *", "count": 1, "function_input": input});
+    assert_eq!(site.service.ask(&alt, "POST", "/v1/jobs", Some(new.clone())).await.status, 404);
+    assert_eq!(site.service.ask("", "POST", "/v1/jobs", Some(new.clone())).await.status, 401);
+    let job = site.service.ask(&demo, "POST", "/v1/jobs", Some(new)).await.expect(201);
+    let path = format!("/v1/executions?description=has:{}", id(&job));
+    let mut execution = Value::Null;
+    eventually("the job runs", async || {
+        let listed = site.service.ask(&demo, "GET", &path, None).await.expect(200);
+        execution = listed["executions"][0].clone();
+        execution.is_object()
+    })
+    .await;
+    let ended = site.service.ended(&demo, id(&execution)).await;
+    assert_eq!((&ended["status"], output(&ended)), (&json!("success"), json!("by job")), "{ended}");
+    assert_eq!(owner.head_object(&container, "said").await.unwrap().bytes, 6);
+
+    // The text comes with the call, which shows no token.
+    let new = json!({"function_id": function, "mode": "sync"});
+    let webhook = site.service.ask(&demo, "POST", "/v1/webhooks", Some(new)).await.expect(201);
+    let url = webhook["webhook_url"].as_str().unwrap();
+    let path = format!("{}?container={container}", &url[url.find("/v1/").unwrap()..]);
+    let called = site.service.ask("", "POST", &path, Some(json!({"text": "by webhook"}))).await.expect(200);
+    assert_eq!((&called["status"], &called["output"]), (&json!("success"), &json!("by webhook")));
+    assert_eq!(owner.head_object(&container, "said").await.unwrap().bytes, 10);
+
+    // Where it is not public, a token that Keystone knows is asked for.
+    let member = format!("/v1/webhooks/{}", id(&webhook));
+    let closed = json!({"is_public": false});
+    site.service.ask(&demo, "PUT", &member, Some(closed)).await.expect(200);
+    let said = || Some(json!({"text": "again"}));
+    assert_eq!(site.service.ask("", "POST", &path, said()).await.status, 401);
+    assert_eq!(site.service.ask("gAAAA-no-token", "POST", &path, said()).await.status, 401);
+    assert_eq!(site.service.ask(&alt, "POST", &path, said()).await.status, 404);
+    assert_eq!(site.service.ask(&demo, "POST", &path, said()).await.expect(200)["output"], "again");
+    for path in [&member, &format!("/v1/functions/{function}")] {
+        site.service.ask(&demo, "DELETE", path, None).await.expect(204);
+    }
+    let log = site.service.log();
+    assert!(!log.contains(&demo) && !log.contains("by webhook"));
+    site.service.stop_clean().await;
+}

@@ -1,9 +1,10 @@
 //! Which versions there are, and where.
 
-use actix_web::http::{Method, header};
+use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
+use crate::api::endpoint::as_called;
 use crate::api::route::at;
 
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -14,7 +15,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 
 /// `GET /`
 async fn versions(request: HttpRequest) -> HttpResponse {
-    let href = format!("{}/v1", base(&request));
+    let href = format!("{}/v1", as_called(&request));
     HttpResponse::Ok().json(json!({"versions": [
         {"id": "v1.0", "status": "CURRENT", "links": [{"href": href, "target": "v1", "rel": "self"}]}
     ]}))
@@ -22,13 +23,5 @@ async fn versions(request: HttpRequest) -> HttpResponse {
 
 /// `GET /v1`
 async fn version(request: HttpRequest) -> HttpResponse {
-    HttpResponse::Ok().json(json!({"uri": format!("{}/v1", base(&request))}))
-}
-
-/// Scheme and host as the caller wrote them.
-fn base(request: &HttpRequest) -> String {
-    let scheme = if request.app_config().secure() { "https" } else { "http" };
-    let named = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = named.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
-    format!("{scheme}://{}", host.unwrap_or_else(|| request.app_config().host()))
+    HttpResponse::Ok().json(json!({"uri": format!("{}/v1", as_called(&request))}))
 }

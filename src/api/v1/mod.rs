@@ -6,8 +6,11 @@ mod executions;
 mod function_form;
 mod functions;
 mod health;
+mod jobs;
 mod runtimes;
 mod versions;
+mod webhook_input;
+mod webhooks;
 
 use actix_web::web;
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
@@ -29,7 +32,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .configure(functions::routes)
         .configure(versions::routes)
         .configure(aliases::routes)
-        .configure(executions::routes);
+        .configure(executions::routes)
+        .configure(jobs::routes)
+        .configure(webhooks::routes);
 }
 
 /// A response without a body and without a content type.
