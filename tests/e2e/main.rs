@@ -8,6 +8,7 @@ mod cloud;
 mod configuration;
 mod executions;
 mod identity;
+mod nodejs;
 #[path = "../../src/db/testing/own.rs"]
 mod own;
 mod packages;
