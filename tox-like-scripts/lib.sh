@@ -193,8 +193,10 @@ build_supervisor() {
 
 build_release() { cargo build --locked --release --package taibai --bins; }
 
-# The name of the Python image that the scripts build.
+# The names of the images that the scripts build.
 python_image() { printf '%s/python3:latest\n' "${TAIBAI_IMAGE_PREFIX:-taibai}"; }
+node_image() { printf '%s/nodejs:latest\n' "${TAIBAI_IMAGE_PREFIX:-taibai}"; }
+shell_image() { printf '%s/shell:latest\n' "${TAIBAI_IMAGE_PREFIX:-taibai}"; }
 
 build_images() { as_root env "${IMAGE_SETTINGS[@]}" "$ROOT/runtimes/build" "$@"; }
 
@@ -206,22 +208,24 @@ for name in TAIBAI_IMAGE_PREFIX TAIBAI_BASE SSL_CERT_FILE http_proxy https_proxy
 done
 unset name
 
-# The base of an image can be pulled on most machines; where it cannot, it is made with these packages.
+# ensure_images [RUNTIME...]: their images, or Python's. The base of an image can be pulled on most machines;
+# where it cannot, it is made with these packages.
 ensure_images() {
-    if build_images --check; then
-        say "==> the image of the Python runtime is up to date"
+    [ $# -gt 0 ] || set -- python
+    if build_images --check "$@"; then
+        say "==> runtime images up to date: $*"
         return
     fi
     if [ -z "${TAIBAI_BASE:-}" ] && ! build_images --pull >/dev/null 2>&1; then
         ensure_packages mmdebstrap=mmdebstrap
     fi
-    step "building the image of the Python runtime" build_images
+    step "building runtime images: $*" build_images "$@"
 }
 
 # zip_example NAME FILE: the package of one of the examples.
 zip_example() {
     rm -f "$2"
-    python3 -m zipfile -c "$2" "$ROOT/examples/$1/main.py"
+    python3 -m zipfile -c "$2" "$ROOT/examples/$1"/main.*
 }
 
 # cargo_test_as_root NAME [ARGUMENT...]: runs one test binary, as root where we are not: it makes containers, control
@@ -233,7 +237,8 @@ cargo_test_as_root() {
         runner=CARGO_TARGET_$(host_triple | tr 'a-z-' 'A-Z_')_RUNNER
         export "$runner=sudo --preserve-env"
     fi
-    TAIBAI_SUPERVISOR=$(supervisor_path) TAIBAI_TEST_IMAGE=$(python_image) TAIBAI_BIN=$ROOT/target/debug/taibai \
+    TAIBAI_SUPERVISOR=$(supervisor_path) TAIBAI_TEST_IMAGE=$(python_image) TAIBAI_TEST_NODE_IMAGE=$(node_image) \
+        TAIBAI_TEST_SHELL_IMAGE=$(shell_image) TAIBAI_BIN=$ROOT/target/debug/taibai \
         cargo test --locked --workspace --test "$name" -- "$@"
 }
 

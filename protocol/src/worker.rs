@@ -22,6 +22,9 @@ use crate::openstack::OpenStack;
 /// Name of the supervisor's socket in the directory that it shares with the engine.
 pub const SOCKET: &str = "s";
 
+/// Beside the socket, what a supervisor had to say that ended before it listened.
+pub const LAST_WORDS: &str = "error";
+
 /// Header of `PUT /v1/package` that carries [`Load`] as JSON.
 pub const LOAD_HEADER: &str = "taibai-load";
 
@@ -228,7 +231,7 @@ pub struct State {
     pub running: Vec<Attempt>,
     /// Ended, and not acknowledged.
     pub ended: Vec<Attempt>,
-    /// Bytes of the parent interpreter that a slot could copy.
+    /// Bytes that an idle interpreter has to itself; of a parent, those that a slot could copy.
     pub parent_private_bytes: u64,
     /// Slots replaced since the start, by reason.
     pub retired: std::collections::BTreeMap<String, u64>,

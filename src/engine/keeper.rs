@@ -1,9 +1,12 @@
 //! The task that owns a worker's container: starts it, loads its package, stops it.
 
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::worker::{RefusalKind, State};
+use protocol::worker::{LAST_WORDS, RefusalKind, State};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep};
 use tokio_util::io::ReaderStream;
@@ -104,12 +107,15 @@ impl Keeper {
             }
             (Step::Start, format!("The worker could not be started: {error}."))
         })?;
+        let last_words = started.socket.with_file_name(LAST_WORDS);
         let supervisor = Supervisor::new(started.socket);
         let ready = tokio::select! {
             ready = supervisor.wait_ready(Instant::now() + core.start_timeout) => ready,
             () = core.orchestrator.ended(&self.worker.name) => {
-                tracing::warn!("a worker's container ended while it started");
-                return Err((Step::Ended, "The worker ended while it started.".to_owned()));
+                let why = read_last_words(&last_words);
+                tracing::warn!(why, "a worker's container ended while it started");
+                let why = if why.is_empty() { why } else { format!(": {why}") };
+                return Err((Step::Ended, format!("The worker ended while it started{why}.")));
             }
         };
         let state = ready.map_err(|error| {
@@ -221,6 +227,18 @@ impl Keeper {
         tracing::debug!("a worker is gone");
         self.core.pool.gone(self.id);
     }
+}
+
+/// Why a supervisor ended before it listened, where it could say so.
+fn read_last_words(path: &Path) -> String {
+    let mut text = Vec::new();
+    // The directory is the container's as well: a link in it would lead to a file of the host's.
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    if let Ok(file) = opened {
+        // Half a text is better than none.
+        let _ = file.take(2000).read_to_end(&mut text);
+    }
+    String::from_utf8_lossy(&text).trim().to_owned()
 }
 
 /// A supervisor that is not what this engine made cannot be used.

@@ -21,6 +21,9 @@ pub const SHIM_LABEL: &str = "org.openstack.taibai.shim";
 
 pub const DEPLOYMENT: &str = "org.openstack.taibai.deployment";
 pub const WORKER: &str = "org.openstack.taibai.worker";
+/// Where the runtime images of Qinling listen, as an image tells of it.
+const QINLING_PORT: &str = "9090/tcp";
+
 const RUNTIME: &str = "org.openstack.taibai.runtime";
 const INDEX: &str = "org.openstack.taibai.index";
 const NETWORK: &str = "org.openstack.taibai.network";
@@ -201,7 +204,14 @@ pub fn runtime_image(reference: &str, image: ImageInspect) -> Result<RuntimeImag
     let config = image.config.unwrap_or_default();
     let version = config.labels.as_ref().and_then(|labels| labels.get(SHIM_LABEL));
     match version {
-        None => return Err(refuse(format!("it has no label {SHIM_LABEL}"))),
+        None if config.exposed_ports.is_some_and(|ports| ports.iter().any(|port| port == QINLING_PORT)) => {
+            return Err(refuse(
+                "it was built for Qinling (it listens on port 9090). Taibai needs an image with a shim: rebuild it \
+                 on taibai/python3 or taibai/nodejs, see runtimes/README.md"
+                    .to_owned(),
+            ));
+        }
+        None => return Err(refuse(format!("it has no label {SHIM_LABEL}, see runtimes/README.md"))),
         Some(version) if *version != protocol::VERSION.to_string() => {
             return Err(refuse(format!(
                 "its label {SHIM_LABEL} is {version:?} and must be \"{}\"",

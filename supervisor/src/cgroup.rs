@@ -91,6 +91,29 @@ impl Group {
         Ok(())
     }
 
+    /// Takes every limit on memory and processor away, for a program that starts in an empty group.
+    pub fn lift(&mut self) -> io::Result<()> {
+        self.applied = None;
+        match self.version {
+            Cgroup::V1 => {
+                write_if_there(&self.memory.join("memory.memsw.limit_in_bytes"), -1)?;
+                write(&self.memory.join("memory.limit_in_bytes"), -1)?;
+            }
+            Cgroup::V2 => write(&self.memory.join("memory.max"), "max")?,
+        }
+        self.limit_cpu(None)
+    }
+
+    /// Files through which a process enters the group by itself: it writes a 0 into each.
+    pub fn entrances(&self) -> io::Result<Vec<File>> {
+        let controllers: &[&PathBuf] = match self.version {
+            Cgroup::V1 => &[&self.memory, &self.cpu, &self.pids],
+            Cgroup::V2 => &[&self.memory],
+        };
+        let open = |group: &&PathBuf| fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"));
+        controllers.iter().map(open).collect()
+    }
+
     /// Lets processes run freely, so that those that were killed can end.
     pub fn unthrottle(&mut self) {
         self.applied = None;

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::process::exit;
+use crate::process::{Exit, Exited, exit};
 use crate::worker::{Result, Worker, package_file};
 
 /// Serves until the container is stopped or the parent interpreter has ended.
@@ -33,7 +33,7 @@ pub async fn serve(worker: Rc<Worker>) -> std::result::Result<(), String> {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.recv() => return Ok(()),
-            ended = exit(&mut parent) => return Err(format!("the parent interpreter ended: {ended:?}")),
+            ended = ended(&mut parent) => return Err(format!("the parent interpreter ended: {ended:?}")),
         };
         // An accept that fails is the peer's trouble, or passes.
         let Ok((stream, _)) = accepted else { continue };
@@ -43,6 +43,14 @@ pub async fn serve(worker: Rc<Worker>) -> std::result::Result<(), String> {
             // A connection that breaks ends here; its executions run on.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
+    }
+}
+
+/// Waits for the end of the parent interpreter, where there is one.
+async fn ended(parent: &mut Option<Exited>) -> Exit {
+    match parent {
+        Some(parent) => exit(parent).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -77,6 +77,13 @@ pub enum Taken {
     End,
 }
 
+/// Takes the first thousand bytes from the pipe, for a message.
+pub fn peek(pipe: &pipe::Receiver) -> String {
+    let mut log = Log::new(1000);
+    log.drain(pipe);
+    String::from_utf8_lossy(&log.kept).trim().to_owned()
+}
+
 /// Throws away what is in the pipe.
 pub fn discard(pipe: &pipe::Receiver) {
     Log::new(0).drain(pipe);

@@ -1,7 +1,7 @@
 //! The first process of every worker's container.
 //!
-//! It listens on a Unix socket for the engine ([`http`]), keeps a parent interpreter that forks slots
-//! ([`parent`], [`slot`]), and gives each execution a slot, its limits and its deadline ([`worker`]).
+//! It listens on a Unix socket for the engine ([`http`]), starts a process for each slot ([`slot`]), from a
+//! parent interpreter that forks ([`parent`]) or as a program of its own ([`spawn`]), and gives each execution a slot, its limits and its deadline ([`worker`]).
 //! Processes of a slot are killed from here, which takes the right to signal others. Its files are
 //! touched by a helper alone, this program again under that slot's user id ([`helper`]), once no
 //! process of that user is left; so root inside the container needs no right beyond that and
@@ -18,14 +18,12 @@ mod log;
 mod parent;
 mod process;
 mod slot;
+mod spawn;
 mod worker;
 
 use std::process::ExitCode;
 
-use protocol::worker::{RUN_DIR, SETTINGS, Settings};
-
-/// What goes wrong before the socket listens is written here, where the engine finds it.
-const LAST_WORDS: &str = "error";
+use protocol::worker::{LAST_WORDS, RUN_DIR, SETTINGS, Settings};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,7 +34,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("{reason}");
-            // Nobody reads a worker's output; failing to leave a note changes nothing more.
+            // Nobody reads a worker's output, the engine finds this; failing to leave a note changes nothing more.
             let _ = std::fs::write(format!("{RUN_DIR}/{LAST_WORDS}"), &reason);
             ExitCode::FAILURE
         }

@@ -1,10 +1,10 @@
-//! The parent interpreter: the image's shim with its libraries loaded, which forks slots.
+//! The parent interpreter: a shim that forks, with its libraries loaded.
 //!
 //! It has a user id of its own, which no slot shares, and keeps just the rights to change ids, so that
 //! a fork of it can become a slot's user. No code of a user's runs in it.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -27,13 +27,15 @@ pub struct Parent {
     /// Ends when the parent does; without it no slot can be made.
     pub exited: Exited,
     pub private_bytes: u64,
+    /// For whoever follows what it says from now on.
+    pub messages: Option<Messages>,
 }
 
 /// What the parent says after its start.
 pub type Messages = OwnedReadHalf;
 
 impl Parent {
-    pub async fn start(reaper: &Reaper, shim: &[String], uid: u32) -> Result<(Self, Messages), String> {
+    pub async fn start(reaper: &Reaper, shim: &[String], uid: u32) -> Result<Self, String> {
         let (ours, theirs) = pair().map_err(|error| format!("no socket pair: {error}"))?;
         let pid =
             spawn(shim, uid, theirs).map_err(|error| format!("the shim '{}': {error}", shim.join(" ")))?;
@@ -51,7 +53,7 @@ impl Parent {
         };
         match ready {
             FromParent::Ready { version: protocol::VERSION, private_bytes } => {
-                Ok((Self { control, exited, private_bytes }, messages))
+                Ok(Self { control, exited, private_bytes, messages: Some(messages) })
             }
             FromParent::Ready { version, .. } => Err(format!(
                 "the shim speaks version {version} of the protocol, this supervisor {}",
@@ -109,19 +111,26 @@ fn spawn(shim: &[String], uid: u32, control: OwnedFd) -> io::Result<i32> {
     unsafe {
         command.pre_exec(move || {
             become_user(uid)?;
-            // The copy under the agreed number is the one that survives exec.
-            if libc::dup2(raw, CONTROL_FD) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            if raw == CONTROL_FD {
-                let flags = libc::fcntl(raw, libc::F_GETFD);
-                libc::fcntl(raw, libc::F_SETFD, flags & !libc::FD_CLOEXEC);
-            }
-            Ok(())
+            keep_as_control(raw)
         });
     }
     let child = command.spawn()?;
     i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+/// Lets a descriptor survive exec, under the agreed number.
+pub fn keep_as_control(raw: RawFd) -> io::Result<()> {
+    // SAFETY: both calls take numbers.
+    unsafe {
+        if libc::dup2(raw, CONTROL_FD) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if raw == CONTROL_FD {
+            let flags = libc::fcntl(raw, libc::F_GETFD);
+            libc::fcntl(raw, libc::F_SETFD, flags & !libc::FD_CLOEXEC);
+        }
+    }
+    Ok(())
 }
 
 /// Becomes `uid`, keeping the rights to change ids across exec.

@@ -1,6 +1,6 @@
-//! A slot: one process, forked from the parent, that runs one execution after another under a user
-//! id and a control group of its own. After each it is looked over, and replaced if anything of the
-//! execution is left in it.
+//! A slot: one process, forked from the parent or started for it, that runs one execution after
+//! another under a user id and a control group of its own. After each it is looked over, and replaced
+//! if anything of the execution is left in it.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use protocol::shim::{FromSlot, MAX_FRAME, Rlimits, ToParent};
+use protocol::shim::{FromSlot, MAX_FRAME, Rlimits, SPAWN, ToParent};
 use protocol::worker::{PACKAGE_DIR, SCRATCH_DIR};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -17,18 +17,45 @@ use tokio::net::unix::pipe;
 use crate::cgroup::{Group, reread};
 use crate::frame;
 use crate::helper;
+use crate::log;
 use crate::parent::{self, Parent};
 use crate::process::{Exit, Exited, Reaper, exit};
+use crate::spawn;
 
-/// Soft limits of a slot, as Qinling's runtime sets them.
+/// Limits of a slot, as Qinling's runtime sets them.
 const RLIMITS: Rlimits = Rlimits { open_files: 1024, processes: 128, file_bytes: 524_288_000 };
-/// How long a fork may take to report.
-const FORK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a new process may take to report.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a process that has closed its channel may take to end.
+const LAST_MOMENT: Duration = Duration::from_millis(250);
 /// Processor time that a process may use while it is set aside, in ticks of a hundredth of a second:
 /// it still has to get from its answer to its wait.
 const QUIET_TICKS: u64 = 3;
 /// How long killed processes may take to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How this worker's image makes the processes of slots.
+pub enum Source {
+    /// The parent interpreter forks them.
+    Fork(Parent),
+    /// Each is the image's shim, started anew.
+    Spawn(Vec<String>),
+}
+
+impl Source {
+    /// `arguments` is the command of the image.
+    pub async fn start(reaper: &Reaper, arguments: &[String], parent_uid: u32) -> Result<Self, String> {
+        Ok(match arguments {
+            [first, shim @ ..] if first == SPAWN => Self::Spawn(shim.to_vec()),
+            shim => Self::Fork(Parent::start(reaper, shim, parent_uid).await?),
+        })
+    }
+
+    /// Whether slots can be made no more.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Fork(parent) if parent.exited.borrow().is_some())
+    }
+}
 
 /// A process that waits for, or runs, an execution.
 pub struct Process {
@@ -37,6 +64,9 @@ pub struct Process {
     pub exited: Exited,
     pub runs: u32,
     pub rest: Rest,
+    /// What the interpreter needs by itself: bytes of the parent's that this process may copy, or what
+    /// it held before anything of the user's was in it.
+    pub own_bytes: u64,
     view: View,
 }
 
@@ -51,6 +81,8 @@ struct View {
 #[derive(Debug, Default)]
 pub struct Rest {
     habits: Habits,
+    /// Its threads.
+    tasks: u64,
     /// Resident bytes of its own right after the user's module was imported.
     imported_bytes: Option<u64>,
     /// What the group was charged, caches of files included, when it was last looked at closely.
@@ -80,8 +112,8 @@ impl Place {
         PathBuf::from(format!("{SCRATCH_DIR}/{}", self.number))
     }
 
-    /// Forks a process for this place and puts it under its limits.
-    pub async fn start(&self, reaper: &Reaper, parent: &Parent) -> Result<Process, String> {
+    /// Makes a process for this place, in its group.
+    pub async fn start(&mut self, reaper: &Reaper, source: &Source) -> Result<Process, String> {
         let text = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
         let (ours, theirs) = parent::pair().map_err(text("a slot's channel"))?;
         let (output, output_end) =
@@ -91,28 +123,57 @@ impl Place {
             .map_err(|error| format!("a slot's output: {error}"))?;
         let mut channel = parent::stream(ours).map_err(text("a slot's channel"))?;
         let output = pipe::Receiver::from_owned_fd(output).map_err(text("a slot's output"))?;
-        let fork = ToParent::Fork {
-            slot: self.number,
-            uid: self.uid,
-            gid: self.uid,
-            package: PACKAGE_DIR.to_owned(),
-            scratch: self.scratch().display().to_string(),
-            rlimits: RLIMITS,
+        let (pid, exited) = match source {
+            Source::Fork(parent) => {
+                let fork = ToParent::Fork {
+                    slot: self.number,
+                    uid: self.uid,
+                    gid: self.uid,
+                    package: PACKAGE_DIR.to_owned(),
+                    scratch: self.scratch().display().to_string(),
+                    rlimits: RLIMITS,
+                };
+                parent.fork(&fork, [theirs, output_end]).await.map_err(text("the parent interpreter"))?;
+                let (Some(pid), _) = ready(&mut channel).await? else {
+                    return Err("a new slot did not tell its process id".to_owned());
+                };
+                let exited = reaper.watch(pid);
+                self.group.admit(pid).map_err(text("a slot's control group"))?;
+                (pid, exited)
+            }
+            Source::Spawn(shim) => {
+                // Its start is not the function's, so what the last execution was allowed is no matter.
+                self.group.lift().map_err(text("a slot's control group"))?;
+                let pid = spawn::spawn(shim, self, RLIMITS, theirs, output_end)
+                    .map_err(|error| format!("the shim '{}': {error}", shim.join(" ")))?;
+                let mut exited = reaper.watch(pid);
+                match ready(&mut channel).await {
+                    Ok((_, Some(protocol::VERSION))) => (pid, exited),
+                    Ok((_, version)) => {
+                        return Err(format!(
+                            "the shim speaks version {version:?} of the protocol, this supervisor {}",
+                            protocol::VERSION
+                        ));
+                    }
+                    // Its channel closes just before it has ended.
+                    Err(error) => {
+                        let said = log::peek(&output);
+                        return Err(match tokio::time::timeout(LAST_MOMENT, exit(&mut exited)).await {
+                            Ok(ended) => format!("the shim ended at its start: {ended:?} {said}"),
+                            Err(_) => format!("{error} {said}"),
+                        });
+                    }
+                }
+            }
         };
-        parent.fork(&fork, [theirs, output_end]).await.map_err(text("the parent interpreter"))?;
-        let ready = tokio::time::timeout(FORK_TIMEOUT, frame::read::<FromSlot>(&mut channel, MAX_FRAME))
-            .await
-            .map_err(|_| "a new slot did not report".to_owned())?
-            .map_err(|error| format!("a new slot: {error}"))?;
-        let FromSlot::Ready { pid } = ready else {
-            return Err(format!("a new slot answered before it was asked: {ready:?}"));
-        };
-        let exited = reaper.watch(pid);
-        self.group.admit(pid).map_err(text("a slot's control group"))?;
         let view = View::open(pid).map_err(text("a new slot"))?;
-        let (habits, _) = view.look().map_err(text("a new slot"))?;
-        let rest = Rest { habits, ..Rest::default() };
-        Ok(Process { channel, output, exited, runs: 0, rest, view })
+        let (habits, resident) = view.look().map_err(text("a new slot"))?;
+        let (own_bytes, tasks) = match source {
+            Source::Fork(parent) => (parent.private_bytes, 1),
+            Source::Spawn(_) => (resident, self.group.tasks().map_err(text("a slot's control group"))?),
+        };
+        let rest = Rest { habits, tasks, ..Rest::default() };
+        Ok(Process { channel, output, exited, runs: 0, rest, own_bytes, view })
     }
 
     /// Ends every process of the slot, and returns once none is left: its own, its children,
@@ -162,7 +223,7 @@ impl Process {
         if self.runs >= max_runs {
             return Err("runs");
         }
-        if group.tasks().ok() != Some(1) {
+        if group.tasks().ok() != Some(self.rest.tasks) {
             return Err("left_processes");
         }
         if frame::has_unsolicited(&self.channel) {
@@ -202,7 +263,7 @@ impl Process {
     pub fn is_quiet(&self, group: &Group) -> bool {
         let used = self.view.ticks().zip(self.rest.ticks).map(|(now, then)| now.saturating_sub(then));
         self.exited.borrow().is_none()
-            && group.tasks().ok() == Some(1)
+            && group.tasks().ok() == Some(self.rest.tasks)
             && !frame::has_unsolicited(&self.channel)
             && used.is_some_and(|ticks| ticks <= QUIET_TICKS)
     }
@@ -210,6 +271,16 @@ impl Process {
     /// Waits a moment for the end of a process that seems to be ending.
     pub async fn end_within(&mut self, wait: Duration) -> Option<Exit> {
         tokio::time::timeout(wait, exit(&mut self.exited)).await.ok()
+    }
+}
+
+/// What a new process says of itself: its id and its version of the protocol.
+async fn ready(channel: &mut UnixStream) -> Result<(Option<i32>, Option<u32>), String> {
+    match tokio::time::timeout(READY_TIMEOUT, frame::read::<FromSlot>(channel, MAX_FRAME)).await {
+        Ok(Ok(FromSlot::Ready { pid, version })) => Ok((pid, version)),
+        Ok(Ok(other)) => Err(format!("a new slot answered before it was asked: {other:?}")),
+        Ok(Err(error)) => Err(format!("a new slot: {error}")),
+        Err(_) => Err(format!("a new slot did not report within {} seconds", READY_TIMEOUT.as_secs())),
     }
 }
 

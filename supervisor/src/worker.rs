@@ -24,9 +24,9 @@ use crate::clouds::{Clouds, Kept};
 use crate::frame::{self, Reader};
 use crate::helper;
 use crate::log::{self, Log, Taken};
-use crate::parent::{Messages, Parent};
+use crate::parent::Messages;
 use crate::process::{Exit, Exited, Reaper, exit};
-use crate::slot::{Place, Process};
+use crate::slot::{Place, Process, Source};
 
 /// How long an execution waits for its slot to be made.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -44,7 +44,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub struct Worker {
     settings: Settings,
     reaper: Reaper,
-    parent: Parent,
+    source: Source,
+    /// Memory that an idle interpreter has to itself, beside what executions are allowed.
+    interpreter_bytes: Cell<u64>,
     loaded: RefCell<Loading>,
     /// Slots that wait for an execution; the last one used is on top.
     free: RefCell<Vec<Slot>>,
@@ -73,12 +75,12 @@ struct Slot {
 
 impl Slot {
     /// Puts the slot under the limits of an execution.
-    fn limit(&mut self, limits: ExecutionLimits, parent_private_bytes: u64) -> std::io::Result<()> {
+    fn limit(&mut self, limits: ExecutionLimits) -> std::io::Result<()> {
         self.place.group.apply(Limits {
-            // A slot copies pages of its parent when it writes to them, and may keep some of its own
-            // from one execution to the next: neither is what this execution asked for.
+            // A slot has its interpreter's pages, or copies its parent's when it writes to them, and may keep
+            // some from one execution to the next: neither is what this execution asked for.
             memory_bytes: limits.memory_bytes
-                + parent_private_bytes
+                + self.process.own_bytes
                 + self.process.rest.retained_bytes.next_multiple_of(1 << 20),
             cpu_millis: limits.cpu_millis,
         })
@@ -98,16 +100,22 @@ fn refuse<T>(kind: RefusalKind, reason: impl Into<String>) -> Result<T> {
 }
 
 impl Worker {
-    /// Starts the parent interpreter and a process for each slot.
+    /// Starts a process for each slot, and before them the parent interpreter where the shim forks.
     pub async fn start(settings: Settings, shim: &[String]) -> std::result::Result<Rc<Self>, String> {
         if settings.slots == 0 || settings.slots > PARENT_UID {
             return Err(format!("a worker has 1 to {PARENT_UID} slots, not {}", settings.slots));
         }
         let reaper = Reaper::start()?;
-        let (parent, messages) = Parent::start(&reaper, shim, settings.uid_base + PARENT_UID).await?;
+        let mut source = Source::start(&reaper, shim, settings.uid_base + PARENT_UID).await?;
+        if let Source::Fork(parent) = &mut source
+            && let Some(messages) = parent.messages.take()
+        {
+            tokio::task::spawn_local(follow_parent(messages));
+        }
         let worker = Rc::new(Self {
             reaper,
-            parent,
+            source,
+            interpreter_bytes: Cell::default(),
             loaded: RefCell::new(Loading::Empty),
             free: RefCell::default(),
             freed: Notify::new(),
@@ -128,18 +136,21 @@ impl Worker {
                 worker.settings.max_processes,
             )
             .map_err(|error| format!("the control group of slot {number}: {error}"))?;
-            let place = Place { number, uid: worker.settings.uid_base + number, group };
-            let process = place.start(&worker.reaper, &worker.parent).await?;
+            let mut place = Place { number, uid: worker.settings.uid_base + number, group };
+            let process = place.start(&worker.reaper, &worker.source).await?;
+            worker.interpreter_bytes.set(process.own_bytes);
             worker.set_free(Slot { place, process });
         }
-        tokio::task::spawn_local(follow_parent(messages));
         tokio::task::spawn_local(worker.clone().watch_free());
         Ok(worker)
     }
 
-    /// Ends with the parent interpreter, without which no slot can be made.
-    pub fn parent_exited(&self) -> Exited {
-        self.parent.exited.clone()
+    /// Ends with the parent interpreter, without which no slot can be made, where there is one.
+    pub fn parent_exited(&self) -> Option<Exited> {
+        match &self.source {
+            Source::Fork(parent) => Some(parent.exited.clone()),
+            Source::Spawn(_) => None,
+        }
     }
 
     pub fn state(&self) -> State {
@@ -158,7 +169,7 @@ impl Worker {
             },
             running: names(running),
             ended: names(ended),
-            parent_private_bytes: self.parent.private_bytes,
+            parent_private_bytes: self.interpreter_bytes.get(),
             retired: self.retired.borrow().clone(),
         }
     }
@@ -349,10 +360,10 @@ impl Worker {
             let reason = if stale { "fresh" } else { "not_quiet" };
             slot.process = self.replace(&mut slot.place, slot.process, reason).await;
         }
-        if slot.limit(limits, self.parent.private_bytes).is_err() {
+        if slot.limit(limits).is_err() {
             // The kernel does not limit a process to less than it holds already.
             slot.process = self.replace(&mut slot.place, slot.process, "limits").await;
-            if let Err(error) = slot.limit(limits, self.parent.private_bytes) {
+            if let Err(error) = slot.limit(limits) {
                 // Never without limits.
                 self.set_free(slot);
                 return refuse(RefusalKind::Failed, format!("the limits could not be set: {error}"));
@@ -395,14 +406,14 @@ impl Worker {
             let made = async {
                 place.kill().await?;
                 place.clean(&self.reaper).await?;
-                place.start(&self.reaper, &self.parent).await
+                place.start(&self.reaper, &self.source).await
             };
             match made.await {
                 Ok(process) => return process,
                 Err(error) => eprintln!("slot {}: {error}", place.number),
             }
             tries += 1;
-            if self.parent.exited.borrow().is_some() || tries == MAX_TRIES {
+            if self.source.is_gone() || tries == MAX_TRIES {
                 // The worker cannot go on; the engine sees it end.
                 std::process::exit(1);
             }
@@ -424,8 +435,8 @@ impl Worker {
         process.runs += 1;
         let mut log = Log::new(request.limits.max_log_bytes);
         let started = Instant::now();
-        let mut token_refused = false;
-        let answer = converse(process, request, cancel, nonce, &mut log, &mut token_refused, started).await;
+        let mut asides = Asides::default();
+        let answer = converse(process, request, cancel, nonce, &mut log, &mut asides, started).await;
         let duration = started.elapsed();
         let (end, output, retire) = match answer {
             Answer::Said(FromSlot::Returned { output, .. }) => (End::Returned, Some(output), None),
@@ -436,7 +447,10 @@ impl Worker {
             }
             Answer::Said(FromSlot::Exited { code, .. }) => (End::Exited { code }, None, Some("exit")),
             Answer::Said(
-                FromSlot::Ready { .. } | FromSlot::Imported { .. } | FromSlot::TokenRefused { .. },
+                FromSlot::Ready { .. }
+                | FromSlot::Imported { .. }
+                | FromSlot::TokenRefused { .. }
+                | FromSlot::Spent { .. },
             ) => {
                 let reason = "it sent a message that answers nothing".to_owned();
                 (End::Misbehaved { reason }, None, Some("misbehaved"))
@@ -451,6 +465,7 @@ impl Worker {
                 (end, None, Some(if starved { "out_of_memory" } else { "signal" }))
             }
         };
+        let retire = retire.or(asides.spent.then_some("spent"));
         if retire.is_some() {
             // Before anyone hears of the end, so that nothing of the execution outlives it.
             if let Err(error) = place.kill().await {
@@ -468,7 +483,7 @@ impl Worker {
             log_truncated: log.is_truncated(),
             log: log.into_text(&request.attempt.execution, finished),
             reused,
-            token_refused,
+            token_refused: asides.token_refused,
             end,
         };
         Ran { outcome, retire }
@@ -477,7 +492,8 @@ impl Worker {
     fn next_nonce(&self) -> u64 {
         // Not a secret: it tells a late answer from the one that is waited for.
         self.nonce.set(self.nonce.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
-        self.nonce.get() >> 1
+        // 53 bits: some shims have no larger numbers.
+        self.nonce.get() >> 11
     }
 }
 
@@ -485,6 +501,13 @@ struct Ran {
     outcome: Outcome,
     /// Why the slot cannot run another, where that is clear from the end.
     retire: Option<&'static str>,
+}
+
+/// What a slot has said of a run beside its end.
+#[derive(Default)]
+struct Asides {
+    token_refused: bool,
+    spent: bool,
 }
 
 enum Answer {
@@ -502,7 +525,7 @@ async fn converse(
     cancel: &Notify,
     nonce: u64,
     log: &mut Log,
-    token_refused: &mut bool,
+    asides: &mut Asides,
     started: Instant,
 ) -> Answer {
     let mut run = frame::encode(&ToSlot::Run {
@@ -560,7 +583,9 @@ async fn converse(
                 process.note_import(resident_bytes);
             }
             Step::Message(Ok(Some(FromSlot::TokenRefused { nonce: of })))
-                if of == nonce && !std::mem::replace(token_refused, true) => {}
+                if of == nonce && !std::mem::replace(&mut asides.token_refused, true) => {}
+            Step::Message(Ok(Some(FromSlot::Spent { nonce: of })))
+                if of == nonce && !std::mem::replace(&mut asides.spent, true) => {}
             Step::Message(Ok(Some(message))) => {
                 return if message_nonce(&message) == Some(nonce) && reader.is_empty() {
                     Answer::Said(message)
@@ -573,8 +598,7 @@ async fn converse(
             Step::Ended(ended) => {
                 // Its last words may still be in the channel.
                 let last =
-                    tokio::time::timeout(END_TIMEOUT, last_message(&mut reader, channel, token_refused))
-                        .await;
+                    tokio::time::timeout(END_TIMEOUT, last_message(&mut reader, channel, asides)).await;
                 return match last {
                     Ok(Some(message)) if message_nonce(&message) == Some(nonce) => Answer::Said(message),
                     _ => Answer::Ended(ended),
@@ -594,12 +618,13 @@ enum Step {
 async fn last_message(
     reader: &mut Reader,
     channel: &mut tokio::net::UnixStream,
-    token_refused: &mut bool,
+    asides: &mut Asides,
 ) -> Option<FromSlot> {
     loop {
         match reader.step::<FromSlot>(channel).await {
             Ok(Some(FromSlot::Imported { .. })) | Ok(None) => {}
-            Ok(Some(FromSlot::TokenRefused { .. })) => *token_refused = true,
+            Ok(Some(FromSlot::TokenRefused { .. })) => asides.token_refused = true,
+            Ok(Some(FromSlot::Spent { .. })) => asides.spent = true,
             Ok(Some(message)) => return Some(message),
             Err(_) => return None,
         }
@@ -611,6 +636,7 @@ fn message_nonce(message: &FromSlot) -> Option<u64> {
         FromSlot::Ready { .. } => None,
         FromSlot::Imported { nonce, .. }
         | FromSlot::TokenRefused { nonce }
+        | FromSlot::Spent { nonce }
         | FromSlot::Returned { nonce, .. }
         | FromSlot::Raised { nonce, .. }
         | FromSlot::BadResult { nonce, .. }

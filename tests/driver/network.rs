@@ -13,7 +13,7 @@ use taibai::config::{self, NetworkMode};
 use taibai::network::{Endpoint, Error, Guard, remove_rules};
 use taibai::orchestrator::{Docker, Network as Connected, Orchestrator, SlotLimits, call_counter};
 
-use crate::worker::{Worker, eventually};
+use crate::worker::{PYTHON, Worker, eventually};
 
 /// Connects to everything at once and says who answered, and with what the others failed.
 const PROBE: &str = r#"
@@ -96,7 +96,8 @@ impl Net {
 
     async fn worker(&self) -> Worker {
         let limits = SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 64 << 20 };
-        let worker = Worker::start_in(self.deployment.clone(), Some(self.guard.clone()), 1, limits).await;
+        let worker =
+            Worker::start_in(PYTHON, self.deployment.clone(), Some(self.guard.clone()), 1, limits).await;
         worker.load(&[("main.py", PROBE)]).await.unwrap();
         worker
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::worker::{MIB, Worker, ample, output};
 
 /// The output between the lines that the supervisor adds.
-fn lines(outcome: &Outcome) -> Vec<&str> {
+pub fn lines(outcome: &Outcome) -> Vec<&str> {
     outcome.log.lines().filter(|line| !line.contains(" execution: ")).collect()
 }
 

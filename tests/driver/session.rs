@@ -13,7 +13,7 @@ use taibai::engine::supervisor::{self, Cloud};
 use taibai::network::{Endpoint, Guard, remove_rules};
 use taibai::orchestrator::SlotLimits;
 
-use crate::worker::{MIB, Worker, ample, execute, output, soon};
+use crate::worker::{MIB, NODE, PYTHON, Worker, ample, execute, output, soon};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -25,6 +25,10 @@ struct NearCloud {
 
 impl NearCloud {
     async fn start(slots: u32, cloud: &TestCloud) -> Self {
+        Self::start_of(PYTHON, slots, cloud).await
+    }
+
+    async fn start_of(image: &str, slots: u32, cloud: &TestCloud) -> Self {
         let number = std::process::id() % 60 * 4 + NEXT.fetch_add(1, Ordering::Relaxed);
         let deployment = format!("session{}-{number}", std::process::id());
         let config = config::Network {
@@ -38,7 +42,7 @@ impl NearCloud {
         let guard = guard.expect("these tests need root and nft (apt install nftables)").unwrap();
         guard.set_catalog(cloud.endpoints()).await.unwrap();
         let limits = SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 8 * MIB };
-        let worker = Worker::start_in(deployment.clone(), Some(guard), slots, limits).await;
+        let worker = Worker::start_in(image, deployment.clone(), Some(guard), slots, limits).await;
         Self { worker, deployment }
     }
 
@@ -622,5 +626,116 @@ async fn a_function_finds_its_own_token_and_no_other_secret() {
     for (place, least) in [("memory", 10_000_000), ("files", 50), ("others", 3), ("objects", 10_000)] {
         assert!(hunt["looked"][place].as_u64().unwrap() >= least, "{place}: {hunt}");
     }
+    worker.stop().await;
+}
+
+const NODE_CLIENT: &str = r#"
+const endpoint = ({ catalog, region }, type) => catalog.find((service) => service.type === type).endpoints
+  .find((one) => one.interface === 'public' && one.region === region).url;
+exports.main = async ({ openstack }, { container }) => {
+  const swift = `${endpoint(openstack, 'object-store')}/${container}`;
+  const headers = { 'X-Auth-Token': openstack.token };
+  const statuses = [];
+  for (const [method, path, body] of [['PUT', ''], ['PUT', '/object', 'content'], ['GET', '/object'], ['DELETE', '/object'], ['DELETE', '']]) {
+    const answer = await fetch(swift + path, { method, headers, body });
+    statuses.push(answer.status, await answer.text());
+  }
+  return [statuses.filter((one) => one !== ''), openstack.project_id];
+};
+exports.shown = ({ openstack }) => openstack;
+exports.refused = ({ openstack }) => { openstack.refused(); openstack.refused(); return 'told'; };
+let first = null;
+exports.keeps = ({ openstack }) => { const told = first ?? openstack; first = told; told.refused(); return told === openstack; };
+const https = require('https');
+exports.trusts = async ({ openstack }, { key, cert }) => {
+  const server = https.createServer({ key, cert }, (request, response) => response.end('trusted'));
+  await new Promise((done) => server.listen(0, '127.0.0.1', done));
+  const url = `https://127.0.0.1:${server.address().port}/`;
+  const ask = () => new Promise((done) => https.get(url, (answer) => answer.resume().on('end', () => done('trusted'))).on('error', (error) => done(error.code)));
+  const fetched = await fetch(url, { headers: { connection: 'close' } }).then((answer) => answer.text(), (error) => error.cause.code);
+  const answers = [await ask(), fetched, openstack?.ca_file?.endsWith('/ca.crt') ?? null, (process.env.NODE_EXTRA_CA_CERTS ?? null) === (openstack?.ca_file ?? null)];
+  server.closeAllConnections();
+  await new Promise((done) => server.close(done));
+  return answers;
+};
+"#;
+
+#[tokio::test]
+async fn a_function_in_node_has_a_token_and_the_catalog() {
+    let test_cloud = TestCloud::connect();
+    let issued = test_cloud.trust_token(&test_cloud.trust().await).await;
+    let cloud = test_cloud.cloud(&issued);
+    let worker = NearCloud::start_of(NODE, 1, &test_cloud).await;
+    worker.load(&[("main.js", NODE_CLIENT)]).await.unwrap();
+    let as_user = || (&cloud, issued.credentials(&cloud));
+
+    let container = json!({"container": format!("node-{}", std::process::id())});
+    let least = ExecutionLimits { memory_bytes: 32 * MIB, cpu_millis: 100, timeout_ms: 5000, ..ample() };
+    let used = run_as(&worker, as_user(), "main.main", container, least).await;
+    let project = &issued.body["project"]["id"];
+    assert_eq!(returned(&used), json!([[201, 201, 200, "content", 204, 204], project]), "{}", used.log);
+    let shown = returned(&run_as(&worker, as_user(), "main.shown", json!(null), ample()).await);
+    assert_eq!(
+        shown,
+        json!({
+            "token": issued.token, "expires_at": issued.body["expires_at"], "project_id": project,
+            "user_id": issued.body["user"]["id"], "auth_url": test_cloud.url("").trim_end_matches('/'),
+            "region": "RegionOne", "interface": "public", "catalog": issued.body["catalog"], "ca_file": null,
+        })
+    );
+
+    let refused = run_as(&worker, as_user(), "main.refused", json!(null), ample()).await;
+    assert!(refused.token_refused && refused.end == End::Returned);
+    let own = run_as(&worker, as_user(), "main.keeps", json!(null), ample()).await;
+    let kept = run_as(&worker, as_user(), "main.keeps", json!(null), ample()).await;
+    assert!(own.token_refused && !kept.token_refused, "only the token of the execution under way is told of");
+    assert_eq!((returned(&own), returned(&kept)), (json!(true), json!(false)));
+    assert_eq!(worker.output("main.shown", json!(null)).await, json!(null));
+    worker.stop().await;
+}
+
+/// A key and a certificate for 127.0.0.1 that nobody else has signed.
+fn own_certificate() -> (String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let (key, cert) = (directory.path().join("key.pem"), directory.path().join("cert.pem"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+        .args(["-subj", "/CN=cloud", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .expect("openssl is installed: apt-get install openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (std::fs::read_to_string(key).unwrap(), std::fs::read_to_string(cert).unwrap())
+}
+
+#[tokio::test]
+async fn a_function_in_node_trusts_the_clouds_own_certificates_and_no_others() {
+    let (key, cert) = own_certificate();
+    let worker = Worker::start_of(NODE, 1).await;
+    worker.load(&[("main.js", NODE_CLIENT)]).await.unwrap();
+    let cloud = |cacert: Option<&str>| {
+        Cloud::new(&openstack::Cloud {
+            auth_url: "https://127.0.0.1:5000/v3".to_owned(),
+            region_name: None,
+            interface: None,
+            catalog: serde_json::value::RawValue::from_string("[]".to_owned()).unwrap(),
+            cacert: cacert.map(str::to_owned),
+        })
+        .unwrap()
+    };
+    let (own, plain) = (cloud(Some(&cert)), cloud(None));
+    let input = json!({"key": key, "cert": cert});
+    let run = async |cloud: &Cloud| {
+        let outcome = run_as(&worker, (cloud, made_up(cloud)), "main.trusts", input.clone(), ample()).await;
+        returned(&outcome)
+    };
+
+    let unknown = json!(["DEPTH_ZERO_SELF_SIGNED_CERT", "DEPTH_ZERO_SELF_SIGNED_CERT", null, true]);
+    assert_eq!(run(&plain).await, unknown);
+    assert_eq!(run(&own).await, json!(["trusted", "trusted", true, true]));
+    assert_eq!(run(&plain).await, unknown);
     worker.stop().await;
 }

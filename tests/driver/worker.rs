@@ -1,4 +1,4 @@
-//! A worker of a test's own: a real container with the real supervisor and the Python shim.
+//! A worker of a test's own: a real container with the real supervisor and the shim of an image.
 
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,11 @@ pub struct Worker {
     stopped: bool,
 }
 
+/// Variables that name the images of runtimes.
+pub const PYTHON: &str = "TAIBAI_TEST_IMAGE";
+pub const NODE: &str = "TAIBAI_TEST_NODE_IMAGE";
+pub const SHELL: &str = "TAIBAI_TEST_SHELL_IMAGE";
+
 /// Limits under which nothing is in a function's way.
 pub fn ample() -> ExecutionLimits {
     ExecutionLimits {
@@ -45,19 +50,27 @@ pub fn ample() -> ExecutionLimits {
 
 impl Worker {
     pub async fn start(slots: u32) -> Self {
-        let limits = SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 8 * MIB };
-        Self::start_with(slots, limits).await
+        Self::start_of(PYTHON, slots).await
     }
 
     pub async fn start_with(slots: u32, limits: SlotLimits) -> Self {
-        // A deployment of its own: who connects to one tidies up what has no container yet.
-        let deployment =
-            format!("t{}-{}", std::process::id(), NEXT_DEPLOYMENT.fetch_add(1, Ordering::Relaxed));
-        Self::start_in(deployment, None, slots, limits).await
+        Self::start_in(PYTHON, deployment(), None, slots, limits).await
+    }
+
+    /// Starts one of the runtime whose image the variable `image` names.
+    pub async fn start_of(image: &str, slots: u32) -> Self {
+        let limits = SlotLimits { max_processes: 128, max_executions_per_slot: 1000, memory_mark: 8 * MIB };
+        Self::start_in(image, deployment(), None, slots, limits).await
     }
 
     /// Starts one that is connected as its deployment's guard says.
-    pub async fn start_in(deployment: String, guard: Option<Guard>, slots: u32, limits: SlotLimits) -> Self {
+    pub async fn start_in(
+        image: &str,
+        deployment: String,
+        guard: Option<Guard>,
+        slots: u32,
+        limits: SlotLimits,
+    ) -> Self {
         let network = if guard.is_some() { Network::Bridge } else { Network::None };
         let dirs = tempfile::Builder::new().prefix("tbt").tempdir_in("/run").unwrap();
         let index = NEXT_INDEX.fetch_add(1, Ordering::Relaxed);
@@ -74,7 +87,7 @@ impl Worker {
         let docker = orchestrator::connect_with(&config, guard, call_counter())
             .await
             .expect("Docker must run for these tests");
-        let image = docker.inspect_image(&required("TAIBAI_TEST_IMAGE")).await.unwrap();
+        let image = docker.inspect_image(&required(image)).await.unwrap();
         let spec = WorkerSpec {
             name: WorkerName(format!("w{index}")),
             index,
@@ -214,6 +227,11 @@ impl Drop for Worker {
             let _ = std::process::Command::new("docker").args(["rm", "-f", &self.container]).output();
         }
     }
+}
+
+/// A name of a test's own: who connects to a deployment tidies up what has no container yet.
+fn deployment() -> String {
+    format!("t{}-{}", std::process::id(), NEXT_DEPLOYMENT.fetch_add(1, Ordering::Relaxed))
 }
 
 pub fn execute(entry: &str, input: Value, limits: ExecutionLimits) -> Execute {

@@ -229,8 +229,19 @@ async fn a_package_that_lies_about_its_size_ends_as_an_error_with_the_reason() {
 #[tokio::test]
 async fn a_runtime_whose_image_does_not_exist_or_is_none_becomes_an_error_and_says_why() {
     let service = Service::start(&[]).await;
-    let empty = EmptyImage::import();
-    for (image, why) in [("taibai/no-such-image:1", "not on this machine"), (&*empty.0, "not a runtime")] {
+    let empty = EmptyImage::import("empty", &[]);
+    let qinlings = EmptyImage::import("qinling", &["EXPOSE 9090"]);
+    let broken = EmptyImage::import(
+        "broken",
+        &["LABEL org.openstack.taibai.shim=2", r#"CMD ["--spawn", "/no/such/shim"]"#],
+    );
+    let cases = [
+        ("taibai/no-such-image:1", "not on this machine"),
+        (&*empty.0, "not a runtime"),
+        (&*qinlings.0, "built for Qinling (it listens on port 9090)"),
+        (&*broken.0, "the shim '/no/such/shim': No such file"),
+    ];
+    for (image, why) in cases {
         let body = json!({"image": image});
         let id = service.ask("admin", "POST", "/v1/runtimes", Some(body)).await.expect(201)["id"].clone();
         let path = format!("/v1/runtimes/{}", id.as_str().unwrap());
@@ -347,10 +358,12 @@ impl Drop for DerivedImage {
 struct EmptyImage(String);
 
 impl EmptyImage {
-    fn import() -> Self {
-        let name = format!("taibai-test-empty:{}", std::process::id());
+    fn import(name: &str, changes: &[&str]) -> Self {
+        let name = format!("taibai-test-{name}:{}", std::process::id());
         let mut import = Command::new("docker")
-            .args(["import", "-", &name])
+            .arg("import")
+            .args(changes.iter().flat_map(|change| ["--change", change]))
+            .args(["-", &name])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()

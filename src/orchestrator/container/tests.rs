@@ -254,6 +254,11 @@ fn an_image_with_our_label_and_a_command_is_a_runtime() {
 #[test]
 fn an_image_that_is_no_runtime_is_told_what_it_lacks() {
     assert!(why(image(None, &["sh"])).contains("no label org.openstack.taibai.shim"));
+    let mut qinlings = image(None, &["python3", "-m", "server"]);
+    qinlings.config.as_mut().unwrap().exposed_ports = Some(vec!["9090/tcp".to_owned()]);
+    let told = why(qinlings);
+    assert!(told.starts_with("it was built for Qinling (it listens on port 9090)"), "{told}");
+    assert!(told.contains("rebuild it on taibai/python3"), "{told}");
     assert!(why(image(Some("1"), &["sh"])).contains("is \"1\" and must be \"2\""));
     assert!(why(image(Some("2"), &[])).contains("CMD"));
     let mut with_volume = image(Some("2"), &["sh"]);
