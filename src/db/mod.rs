@@ -31,6 +31,8 @@ pub mod engines;
 pub mod execution_logs;
 pub mod executions;
 pub mod functions;
+pub mod imports;
+pub mod qinling;
 pub mod runtimes;
 pub mod trusts;
 pub mod versions;

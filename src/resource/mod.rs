@@ -3,6 +3,7 @@
 
 pub mod executions;
 pub mod functions;
+pub mod imports;
 pub mod runtimes;
 
 mod packages;
