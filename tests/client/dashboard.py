@@ -117,9 +117,9 @@ def executions(checks, user, function):
     listed = [one for one in user.function_executions.list() if one.function_id == function]
     checks.that("the table has both", row.id in [one.id for one in listed] and len(listed) == 2, listed)
     checks.that("every result in it is an object", all(isinstance(json.loads(one.result), dict) for one in listed), listed)
-    log = user.function_executions.get_log(row.id)
-    text = log if isinstance(log, (bytes, str)) else log.content
-    checks.that("the log is shown", "greeting World" in (text.decode() if isinstance(text, bytes) else text), text)
+    # The client's own call for it has nothing to say in token mode, so the panel takes the bytes.
+    log = user.function_executions.http_client.request(f"/v1/executions/{row.id}/log", "GET").content
+    checks.that("the log is shown", b"greeting World" in log, log)
     missing = str(uuid.uuid4())
     checks.that("a version that is not there is said in a sentence", "(HTTP 404)" in refused(
         user.function_executions.create, function, 7, True, None), "")
