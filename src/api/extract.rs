@@ -72,7 +72,17 @@ pub struct Body {
 impl Body {
     /// The body as `T`, which has a field for each that `shape` may leave.
     pub fn parse<T: DeserializeOwned>(&self, shape: &Shape) -> Result<T> {
-        let admitted = shape.admit(self.object(shape)?)?;
+        self.parse_mended(shape, |object| object)
+    }
+
+    /// The same, where a client is known to write something else than it means: `mend` writes what it
+    /// means.
+    pub fn parse_mended<T: DeserializeOwned>(
+        &self,
+        shape: &Shape,
+        mend: impl FnOnce(Map<String, Value>) -> Map<String, Value>,
+    ) -> Result<T> {
+        let admitted = shape.admit(mend(self.object(shape)?))?;
         serde_json::from_value(Value::Object(admitted)).map_err(Error::internal)
     }
 

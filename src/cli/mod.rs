@@ -4,6 +4,7 @@ mod api;
 mod config;
 mod db;
 mod engine;
+mod import_qinling;
 mod policy;
 mod register;
 mod serve;
@@ -54,6 +55,9 @@ enum Command {
     /// Looks after who may do what.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Brings in what a Qinling deployment has: runtimes, functions, versions, aliases, jobs and webhooks, with
+    /// their ids. May be run again.
+    ImportQinling(import_qinling::ImportQinling),
     /// Looks after the users of `auth_strategy = http_basic`.
     #[command(subcommand)]
     User(user::Command),
@@ -72,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Unregister(region) => register::unregister(region, path),
         Command::Config(command) => config::run(command, path),
         Command::Policy(command) => policy::run(command, path),
+        Command::ImportQinling(arguments) => import_qinling::run(arguments, path),
         Command::User(command) => user::run(command, path),
     };
     match done {

@@ -33,6 +33,11 @@ pub(super) async fn connect(url: &str, connections: u32) -> Result<(DatabaseConn
     Ok((writer, sea_orm::Database::connect(options(url, connections, true)).await?))
 }
 
+/// Connects once, to a database of somebody else's that is only read.
+pub(super) async fn connect_to_read(url: &str) -> Result<DatabaseConnection> {
+    Ok(sea_orm::Database::connect(options(url, 1, true)).await?)
+}
+
 fn options(url: &str, connections: u32, read_only: bool) -> ConnectOptions {
     let mut options = connect_options(url.to_owned(), connections);
     options.test_before_acquire_if_idle_for(STALE);

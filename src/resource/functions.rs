@@ -27,7 +27,7 @@ mod code;
 
 use code::open_object;
 
-const DEFAULT_ENTRY: &str = "main.main";
+pub(super) const DEFAULT_ENTRY: &str = "main.main";
 const MAX_ENTRY: usize = 80;
 
 /// What a caller gives to create a function, or to change one: what is `None` stays.

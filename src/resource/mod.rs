@@ -4,6 +4,7 @@
 pub mod aliases;
 pub mod executions;
 pub mod functions;
+pub mod imports;
 pub mod jobs;
 pub mod runtimes;
 pub mod versions;

@@ -164,6 +164,12 @@ fn keystone(config: &Config, metrics: &Metrics) -> Result<Option<Keystone>> {
     }
 }
 
+/// The package store of the configuration, for a command that runs beside no service.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn PackageStore>> {
+    let metrics = Metrics::new();
+    store(config, keystone(config, &metrics)?.as_ref(), &metrics).await
+}
+
 async fn store(
     config: &Config,
     keystone: Option<&Keystone>,

@@ -7,6 +7,7 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Listing, Time, empty, filter, list_query, page};
 use crate::api::App;
@@ -60,6 +61,20 @@ struct ExecutionBody {
     description: Option<String>,
     sync: Option<bool>,
     input: Option<String>,
+}
+
+/// Qinling's dashboard gives the published client its arguments by position, in an order of before
+/// aliases: version, sync and input arrive as alias, version and sync. No request that means what it
+/// says has a number for an alias and a boolean for a version.
+fn mend_shifted(mut object: Map<String, Value>) -> Map<String, Value> {
+    let has = |name: &str, kind: fn(&Value) -> bool| object.get(name).is_some_and(kind);
+    if has("function_alias", Value::is_number) && has("function_version", Value::is_boolean) {
+        let shifted = ["function_alias", "function_version", "sync"].map(|name| object.remove(name));
+        for (name, value) in ["function_version", "sync", "input"].into_iter().zip(shifted) {
+            object.insert(name.to_owned(), value.unwrap_or_default());
+        }
+    }
+    object
 }
 
 #[derive(Debug, Serialize)]
@@ -166,7 +181,7 @@ async fn create(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "execution:create")?;
-    let body: ExecutionBody = body.parse(&SHAPE)?;
+    let body: ExecutionBody = body.parse_mended(&SHAPE, mend_shifted)?;
     let call = Call {
         reference: Reference {
             function_id: body.function_id.map(Into::into),
@@ -239,6 +254,8 @@ async fn enforce_on(app: &App, caller: &Caller, rule: &'static str, id: &Executi
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::model::Timestamp;
 
@@ -272,6 +289,28 @@ mod tests {
             serde_json::to_string(&ExecutionView::from(row(ExecutionStatus::Success))).unwrap(),
             r#"{"id":"e","function_id":"f","function_version":0,"function_alias":null,"description":null,"status":"success","sync":true,"input":"6","result":"{\"output\":null}","project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":"2026-01-02T03:04:06Z"}"#
         );
+    }
+
+    #[test]
+    fn what_the_dashboard_shifted_is_put_back() {
+        let mended = |body: Value| match body {
+            Value::Object(object) => Value::Object(mend_shifted(object)),
+            other => other,
+        };
+        let shifted = |input: Value| json!({"function_id": "f", "function_alias": 2, "function_version": false, "sync": input, "input": null});
+        for input in [json!("{\"name\": \"x\"}"), Value::Null] {
+            assert_eq!(
+                mended(shifted(input.clone())),
+                json!({"function_id": "f", "function_version": 2, "sync": false, "input": input})
+            );
+        }
+        for meant in [
+            json!({"function_id": "f", "function_version": 1, "sync": true, "input": "6"}),
+            json!({"function_alias": "7", "function_version": true, "sync": true}),
+            json!({"function_alias": 7, "function_version": 0}),
+        ] {
+            assert_eq!(mended(meant.clone()), meant);
+        }
     }
 
     #[test]
