@@ -198,6 +198,12 @@ python_image() { printf '%s/python3:latest\n' "${TAIBAI_IMAGE_PREFIX:-taibai}"; 
 node_image() { printf '%s/nodejs:latest\n' "${TAIBAI_IMAGE_PREFIX:-taibai}"; }
 shell_image() { printf '%s/shell:latest\n' "${TAIBAI_IMAGE_PREFIX:-taibai}"; }
 
+# An image that prints its arguments, as a function.
+build_echo_image() {
+    printf 'FROM %s\nENTRYPOINT ["/bin/echo"]\nCMD []\n' "$(python_image)" |
+        as_root docker build --quiet --tag "$1" - >/dev/null
+}
+
 build_images() { as_root env "${IMAGE_SETTINGS[@]}" "$ROOT/runtimes/build" "$@"; }
 
 # What sudo would drop and the build of an image honours.

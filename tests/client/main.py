@@ -10,6 +10,7 @@ import tempfile
 
 import commands
 import cookbook
+import resources
 import tenants
 import tour
 from cli import Checks, User, eventually
@@ -20,6 +21,7 @@ class Site:
 
     def __init__(self, arguments, directory):
         self.checks = Checks()
+        self.echo_image, self.endpoint = arguments.echo_image, arguments.endpoint
         self.image, self.package = arguments.image, os.path.abspath(arguments.package)
         self.root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         self.admin, self.demo, self.alt = (
@@ -53,6 +55,7 @@ def checked(site):
     function, execution = cookbook.hello_world(site)
     tenants.operators_only(site, function)
     tenants.between(site, function, execution)
+    resources.everything(site)
     cookbook.test_sleep(site)
     cookbook.resize_image(site)
     tour.readme(site)
@@ -68,6 +71,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--openstack", required=True, help="the program")
     parser.add_argument("--image", required=True, help="the image of the Python runtime")
+    parser.add_argument("--echo-image", required=True, help="an image that prints its arguments")
+    parser.add_argument("--endpoint", required=True, help="the service's, as the catalog has it")
     parser.add_argument("--package", required=True, help="the package of examples/resize_image, with Pillow")
     parser.add_argument("--service-user", required=True, help="id of the service's user")
     arguments = parser.parse_args()
