@@ -115,7 +115,8 @@ section! {
         pub work_bytes: u64 as "bytes" = 1 << 30;
         /// The supervisor's binary; empty for `taibai-supervisor` beside this program.
         pub supervisor: PathBuf as "path" = PathBuf::new();
-        /// First user id given to workers, sixteen to each. Nothing else on the machine may use them.
+        /// First user id given to workers, sixteen to each; containers of images have those below it, one each.
+        /// Nothing else on the machine may use them.
         pub uid_base: u32 as "number" = 1_879_048_192;
         /// Most bytes of memory of a container beside what its executions may use.
         pub overhead_bytes: u64 as "bytes" = 256 << 20;
@@ -189,7 +190,7 @@ section! {
         /// bound.
         pub max_per_project: u64 as "number" = 1_000_000;
         /// How often that is looked after.
-        pub check_interval: Duration as "duration" = Duration::from_secs(60);
+        pub check_interval: Duration as "duration" = Duration::from_secs(600);
     }
 }
 
@@ -219,8 +220,9 @@ section! {
     pub struct Images {
         /// Images that may be functions, as `registry/repository:tag` in full, with `*` for any characters:
         /// `docker.io/library/*` or `registry.example.org/team/*:stable`. What a user writes is completed first, as
-        /// Docker does. Empty for none.
-        pub allowed: Vec<String> as "list" = vec!["*".to_owned()];
+        /// Docker does. Whoever may name an image has this machine pull it and runs what is in it, so there are none
+        /// unless some are named here.
+        pub allowed: Vec<String> as "list" = Vec::new();
         /// When an image is pulled: `never`, `missing` or `always`.
         pub pull: Pull as "choice" = Pull::Missing;
         /// How long a pull may take.

@@ -37,7 +37,7 @@ impl Config {
     pub fn validate(&self) -> Result {
         api(&self.api)?;
         database(&self.database)?;
-        docker(&self.docker, &self.engine)?;
+        docker(&self.docker, &self.engine, &self.images)?;
         engine(&self.engine)?;
         positive("executions", "check_interval", self.executions.check_interval)?;
         http_basic(&self.http_basic)?;
@@ -86,7 +86,7 @@ fn database(database: &Database) -> Result {
     at_least("database", "max_connections", database.max_connections.into(), 1)
 }
 
-fn docker(docker: &Docker, engine: &Engine) -> Result {
+fn docker(docker: &Docker, engine: &Engine, images: &Images) -> Result {
     filled("docker", "socket", &docker.socket)?;
     filled("docker", "deployment", &docker.deployment)?;
     filled("docker", "worker_dir", &docker.worker_dir)?;
@@ -104,7 +104,8 @@ fn docker(docker: &Docker, engine: &Engine) -> Result {
         ));
     }
     positive("docker", "start_timeout", docker.start_timeout)?;
-    at_least("docker", "uid_base", docker.uid_base.into(), LEAST_UID.into())?;
+    let least = u64::from(LEAST_UID) + u64::from(images.max_containers);
+    at_least("docker", "uid_base", docker.uid_base.into(), least)?;
     // The last number is no uid: to the kernel it says "none".
     let most = u64::from(u32::MAX).saturating_sub(u64::from(UIDS) * u64::from(engine.max_workers));
     at_most("docker", "uid_base", docker.uid_base.into(), most, "16 uids for each of [engine] max_workers")
@@ -394,7 +395,7 @@ mod tests {
         let cases: &[(Change, &str)] = &[
             (|c| c.api.max_body_bytes = 0, "[api] max_body_bytes = 0: expected at least 1"),
             (|c| c.database.max_connections = 0, "[database] max_connections = 0: expected at least 1"),
-            (|c| c.docker.uid_base = 1000, "[docker] uid_base = 1000: expected at least 65536"),
+            (|c| c.docker.uid_base = 1000, "[docker] uid_base = 1000: expected at least 65552"),
             (
                 |c| c.docker.worker_dir = "run/taibai".into(),
                 "[docker] worker_dir = run/taibai: expected a path that begins with /",

@@ -1,7 +1,7 @@
 //! Executions. Every status moves by an update that names the status it comes from, and a running
 //! row by one that names its epoch too: the first writer wins and the second is told.
 
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::{Expr, ExprTrait, Func};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QueryOrder,
     QuerySelect, Select, UpdateMany,
@@ -82,6 +82,26 @@ pub async fn list(
     page::rows(db, Entity::find().filter(within(scope, Column::ProjectId)), filters.condition(), page).await
 }
 
+/// How many bytes of text the rows of such a list have, from a place on and at most `limit` of them.
+pub async fn sizes(
+    db: &impl ConnectionTrait,
+    scope: &Scope,
+    filters: &Filters,
+    page: &Page<Entity>,
+    place: Option<&Place>,
+    limit: u64,
+) -> Result<Vec<i64>> {
+    let bytes = |column: Column| {
+        let length = Func::cust("octet_length").arg(Expr::col(column.as_column_ref()));
+        Expr::expr(Func::coalesce([length.into(), Expr::val(0)]))
+    };
+    let query = Entity::find().filter(within(scope, Column::ProjectId)).filter(filters.condition());
+    let query = query.select_only().expr_as(bytes(Column::Input).add(bytes(Column::Result)), "bytes");
+    let query = page::after(query, place, page).limit(limit);
+    let sizes: Vec<i64> = query.into_tuple().all(db).await?;
+    Ok(sizes)
+}
+
 /// What follows a place in such a list, as far as it was there at `until`: a list comes to an end, however
 /// fast executions are created.
 pub async fn list_on(
@@ -142,11 +162,13 @@ pub async fn take_over(
     id: &ExecutionId,
     epoch_from: i64,
     engine: &EngineId,
+    deadline: Timestamp,
 ) -> Result<Option<i64>> {
     let epoch = epoch_from + 1;
     let done = moving(id, ExecutionStatus::Running)
         .col_expr(Column::Epoch, Expr::value(epoch))
         .col_expr(Column::EngineId, Expr::value(engine.clone()))
+        .col_expr(Column::DeadlineAt, Expr::value(deadline))
         .filter(Column::Epoch.eq(epoch_from))
         .exec(db)
         .await?;
@@ -237,9 +259,36 @@ pub async fn delete_older(db: &impl ConnectionTrait, before: Timestamp, limit: u
     delete_oldest(db, older, limit).await
 }
 
-/// As [`delete_older`], of one project and whenever they were created.
-pub async fn delete_of(db: &impl ConnectionTrait, project: &ProjectId, limit: u64) -> Result<u64> {
-    delete_oldest(db, ended().filter(Column::ProjectId.eq(project.clone())), limit).await
+/// As [`delete_older`], of one project, and up to that time.
+pub async fn delete_of(
+    db: &impl ConnectionTrait,
+    project: &ProjectId,
+    until: Timestamp,
+    limit: u64,
+) -> Result<u64> {
+    let of_project = ended().filter(Column::ProjectId.eq(project.clone()));
+    delete_oldest(db, of_project.filter(Column::CreatedAt.lte(until)), limit).await
+}
+
+/// When the newest of a project's executions was created that has `newer` newer ones; `None` where there
+/// are no more than those.
+pub async fn surplus_since(
+    db: &impl ConnectionTrait,
+    project: &ProjectId,
+    newer: u64,
+) -> Result<Option<Timestamp>> {
+    let first: Option<Timestamp> = Entity::find()
+        .select_only()
+        .column(Column::CreatedAt)
+        .filter(Column::ProjectId.eq(project.clone()))
+        .order_by_desc(Column::CreatedAt)
+        .order_by_desc(Column::Id)
+        .offset(newer)
+        .limit(1)
+        .into_tuple()
+        .one(db)
+        .await?;
+    Ok(first)
 }
 
 fn ended() -> Select<Entity> {
@@ -255,19 +304,17 @@ async fn delete_oldest(db: &impl ConnectionTrait, which: Select<Entity>, limit: 
     Ok(Entity::delete_many().filter(Column::Id.is_in(ids)).exec(db).await?.rows_affected)
 }
 
-/// Projects that have more than so many executions, and how many each has.
-pub async fn list_crowded(db: &impl ConnectionTrait, most: u64) -> Result<Vec<(ProjectId, u64)>> {
+/// Projects that have more than so many executions.
+pub async fn list_crowded(db: &impl ConnectionTrait, most: u64) -> Result<Vec<ProjectId>> {
     let count = || Expr::col(Column::Id).count();
-    let crowded: Vec<(ProjectId, i64)> = Entity::find()
+    Ok(Entity::find()
         .select_only()
         .column(Column::ProjectId)
-        .column_as(count(), "count")
         .group_by(Column::ProjectId)
         .having(count().gt(most))
         .into_tuple()
         .all(db)
-        .await?;
-    Ok(crowded.into_iter().map(|(project, count)| (project, u64::try_from(count).unwrap_or(0))).collect())
+        .await?)
 }
 
 /// What the engines were running, from the oldest.
@@ -317,6 +364,7 @@ async fn end(
         .col_expr(Column::Reason, Expr::value(outcome.reason.map(|reason| reason.as_str().to_owned())))
         .col_expr(Column::Start, Expr::value(outcome.start))
         .col_expr(Column::UpdatedAt, Expr::value(Timestamp::now()))
+        .col_expr(Column::DeadlineAt, Expr::value(None::<Timestamp>))
         .exec(db)
         .await?;
     if done.rows_affected != 1 {
@@ -418,12 +466,16 @@ mod tests {
         let db = database().await;
         let row = pending(&db).await;
         let (dead, alive) = (EngineId::random(), EngineId::random());
-        assert_eq!(take_over(&db.writer(), &row.id, 0, &alive).await.unwrap(), None, "still pending");
+        assert_eq!(
+            take_over(&db.writer(), &row.id, 0, &alive, Timestamp(9)).await.unwrap(),
+            None,
+            "still pending"
+        );
         let first = claim(&db.writer(), &row.id, 0, &dead, &nobody()).await.unwrap().unwrap();
 
-        let second = take_over(&db.writer(), &row.id, first, &alive).await.unwrap().unwrap();
+        let second = take_over(&db.writer(), &row.id, first, &alive, Timestamp(9)).await.unwrap().unwrap();
         assert_eq!(second, first + 1);
-        assert_eq!(take_over(&db.writer(), &row.id, first, &dead).await.unwrap(), None);
+        assert_eq!(take_over(&db.writer(), &row.id, first, &dead, Timestamp(9)).await.unwrap(), None);
         assert_eq!(get(&db, &row.id).await.engine_id, Some(alive.clone()));
         let running_of = async |engine: EngineId| list_running_of(db.reader(), &[engine]).await.unwrap();
         assert_eq!(running_of(dead).await, []);
@@ -433,7 +485,11 @@ mod tests {
         assert_eq!(execution_logs::find(db.reader(), &row.id).await.unwrap(), None);
         assert!(finish(&db.writer(), &row.id, second, &failed("mine")).await.unwrap());
         assert!(!finish(&db.writer(), &row.id, second, &failed("again")).await.unwrap());
-        assert_eq!(take_over(&db.writer(), &row.id, second, &alive).await.unwrap(), None, "ended");
+        assert_eq!(
+            take_over(&db.writer(), &row.id, second, &alive, Timestamp(9)).await.unwrap(),
+            None,
+            "ended"
+        );
 
         let ended = get(&db, &row.id).await;
         assert_eq!((ended.status, ended.reason.as_deref()), (ExecutionStatus::Failed, Some("raised")));

@@ -72,6 +72,8 @@ pub(super) async fn rows<E: Listed>(
 ) -> Result<Vec<E::Model>> {
     let place = match &page.marker {
         None => None,
+        // Not every database takes the question.
+        Some(marker) if marker.contains('\0') => return Err(Error::NoSuchMarker(marker.clone())),
         Some(marker) => {
             let row = visible.clone().filter(E::ID.eq(marker.as_str())).one(db).await?;
             let row = row.ok_or_else(|| Error::NoSuchMarker(marker.clone()))?;
@@ -84,10 +86,15 @@ pub(super) async fn rows<E: Listed>(
 /// As [`rows`], from a place that is known.
 pub(super) async fn rows_after<E: Listed>(
     db: &impl ConnectionTrait,
-    mut query: Select<E>,
+    query: Select<E>,
     place: Option<&Place>,
     page: &Page<E>,
 ) -> Result<Vec<E::Model>> {
+    Ok(after(query, place, page).limit(page.limit).all(db).await?)
+}
+
+/// What follows a place, in order.
+pub(super) fn after<E: Listed>(mut query: Select<E>, place: Option<&Place>, page: &Page<E>) -> Select<E> {
     let key = page.key.column;
     if let Some(Place { value, id }) = place {
         let (id, value) = (id.as_str(), value.clone());
@@ -95,11 +102,12 @@ pub(super) async fn rows_after<E: Listed>(
             false => (key().gt(value.clone()), E::ID.gt(id)),
             true => (key().lt(value.clone()), E::ID.lt(id)),
         };
-        query = query.filter(beyond.or(key().eq(value).and(further)));
+        // Said once more as a range, which databases find in an index.
+        let from = if page.descending { key().lte(value.clone()) } else { key().gte(value.clone()) };
+        query = query.filter(from).filter(beyond.or(key().eq(value).and(further)));
     }
     let order = if page.descending { Order::Desc } else { Order::Asc };
-    query = query.order_by(key(), order.clone()).order_by(E::ID, order);
-    Ok(query.limit(page.limit).all(db).await?)
+    query.order_by(key(), order.clone()).order_by(E::ID, order)
 }
 
 /// The condition on a column, where there is one.

@@ -9,13 +9,13 @@ use protocol::worker::{Attempt, State};
 use tokio::time::Instant;
 
 use super::pool::Lease;
-use super::run::{cancel, finish, outcome_of, put_back};
+use super::run::{OVERDUE, cancel, finish, outcome_of, put_back};
 use super::supervisor::Supervisor;
 use super::worker::{FunctionKey, Worker};
 use super::{Core, images, keeper, presence};
 use crate::db;
 use crate::error::Result;
-use crate::model::{EngineId, Start, WorkerName, execution};
+use crate::model::{EngineId, Start, Timestamp, WorkerName, execution};
 use crate::orchestrator::{self, ObservedRun, ObservedWorker};
 use crate::telemetry::Chain;
 
@@ -45,7 +45,10 @@ pub(super) async fn adopt(core: &Arc<Core>) -> Result<HashMap<WorkerName, Adopte
             }
             Err(why) => {
                 tracing::info!(worker.id = %name, why, "a worker cannot be adopted and is removed");
-                core.orchestrator.stop(&name).await?;
+                // The reaper tries again.
+                if let Err(error) = core.orchestrator.stop(&name).await {
+                    tracing::warn!(worker.id = %name, error = %Chain(&error), "it could not be removed");
+                }
             }
         }
     }
@@ -108,7 +111,9 @@ async fn one_execution(
     adopted: &mut HashMap<WorkerName, Adopted>,
     left: Option<ObservedRun>,
 ) -> Result<()> {
-    let taken = db::executions::take_over(&core.db.writer(), &row.id, row.epoch, &core.id).await?;
+    // Its time may have passed while no engine was there; how it ended is still to be asked.
+    let deadline = row.deadline_at.unwrap_or(Timestamp(0)).max(Timestamp::now().after(OVERDUE));
+    let taken = db::executions::take_over(&core.db.writer(), &row.id, row.epoch, &core.id, deadline).await?;
     let Some(epoch) = taken else { return Ok(()) };
     if let Some(left) = left
         && !row.sync

@@ -1,26 +1,26 @@
 //! Executions that this process has in hand, so that they can be cancelled.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{ExecutionId, Outcome, Reason};
 
 #[derive(Debug, Default)]
-pub(super) struct Cancels(Mutex<HashMap<ExecutionId, CancellationToken>>);
+pub(super) struct Cancels(Mutex<HashMap<ExecutionId, Arc<CancellationToken>>>);
 
 /// An execution in hand, until it is dropped.
 #[derive(Debug)]
 pub(super) struct InHand<'a> {
     cancels: &'a Cancels,
     id: ExecutionId,
-    token: CancellationToken,
+    token: Arc<CancellationToken>,
 }
 
 impl Cancels {
     pub fn take(&self, id: &ExecutionId) -> InHand<'_> {
-        let token = CancellationToken::new();
+        let token = Arc::new(CancellationToken::new());
         self.0.lock().expect("no panic while it is held").insert(id.clone(), token.clone());
         InHand { cancels: self, id: id.clone(), token }
     }
@@ -46,7 +46,11 @@ impl InHand<'_> {
 
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
-        self.cancels.0.lock().expect("no panic while it is held").remove(&self.id);
+        let mut in_hand = self.cancels.0.lock().expect("no panic while it is held");
+        // Not what was taken in hand again since.
+        if in_hand.get(&self.id).is_some_and(|token| Arc::ptr_eq(token, &self.token)) {
+            in_hand.remove(&self.id);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! execution.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long a container that was killed may take to end.
 const KILLING: Duration = Duration::from_secs(10);
 
+/// Images that are pulled at once.
+const PULLS: usize = 2;
+
 /// What such executions have in metrics in the place of a runtime.
 const IMAGES: &str = "image";
 
@@ -35,6 +39,12 @@ pub(super) struct Images {
     config: config::Images,
     /// One permit for each container.
     room: Semaphore,
+    /// Executions that wait for one.
+    waiting: AtomicUsize,
+    /// Pulls at once: Docker and the network are shared by all.
+    pulls: Semaphore,
+    /// Which of the containers' user ids are taken.
+    indexes: Mutex<HashSet<u32>>,
     /// Attempts whose container is this process's to remove.
     owned: Mutex<HashSet<RunName>>,
     /// Functions whose image is being looked for.
@@ -45,10 +55,25 @@ impl Images {
     pub fn new(config: &Config) -> Self {
         Self {
             room: Semaphore::new(config.images.max_containers as usize),
+            waiting: AtomicUsize::new(0),
+            pulls: Semaphore::new(PULLS),
+            indexes: Mutex::default(),
             config: config.images.clone(),
             owned: Mutex::default(),
             looking: Mutex::default(),
         }
+    }
+
+    /// The lowest number that no container has.
+    fn take_index(&self) -> u32 {
+        let mut taken = self.indexes.lock().expect("no panic while it is held");
+        let free = (0..).find(|index| !taken.contains(index)).expect("they are not all taken");
+        taken.insert(free);
+        free
+    }
+
+    fn give_back(&self, index: u32) {
+        self.indexes.lock().expect("no panic while it is held").remove(&index);
     }
 
     fn own(&self, name: &RunName) {
@@ -75,6 +100,14 @@ struct Ready<'a> {
     _room: SemaphorePermit<'a>,
 }
 
+/// Why an execution has not begun.
+enum Unready {
+    /// It will not.
+    Never(Outcome),
+    /// It may, later.
+    Later(Outcome),
+}
+
 /// Runs a synchronous call and returns the finished row.
 pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Model> {
     let function = &new.target.function;
@@ -86,7 +119,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
     let in_hand = core.cancels.take(&row.id);
     let prepared = tokio::select! {
         prepared = prepare(core, function, Instant::now() + core.engine.queue_timeout) => prepared,
-        () = in_hand.cancelled() => Err(cancelled()),
+        () = in_hand.cancelled() => Err(Unready::Never(cancelled())),
     };
     let outcome = match prepared {
         Ok(ready) => {
@@ -97,7 +130,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
             // Nobody waits for it by then.
             ran.ok_or_else(|| Error::Busy("The service is stopping.".to_owned()))?
         }
-        Err(outcome) => outcome,
+        Err(Unready::Never(outcome) | Unready::Later(outcome)) => outcome,
     };
     core.observe_end(&IMAGES.into(), &outcome);
     if !core.recorder.end(row.clone(), outcome.clone()).await? {
@@ -112,10 +145,8 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
 pub(super) async fn claimed(core: &Core, row: execution::Model, function: &function::Model) -> Claimed {
     let ready = match prepare(core, function, Instant::now() + core.engine.queue_timeout).await {
         Ok(ready) => ready,
-        Err(outcome) if outcome.reason == Some(Reason::NoCapacity) => {
-            return Claimed::Later { turned_down: false };
-        }
-        Err(outcome) => return dismiss(core, &row, outcome).await,
+        Err(Unready::Later(_)) => return Claimed::Later { turned_down: false },
+        Err(Unready::Never(outcome)) => return dismiss(core, &row, outcome).await,
     };
     let name = RunName { execution: row.id.clone(), epoch: row.epoch + 1 };
     let claim = Claim {
@@ -142,36 +173,76 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, function: &funct
     Claimed::Done
 }
 
-/// Waits until the function's image is known and there is room for a container.
+/// Waits until the function's image is known and here, and there is room for a container.
 async fn prepare<'a>(
     core: &'a Core,
     function: &function::Model,
     deadline: Instant,
-) -> Result<Ready<'a>, Outcome> {
-    let refused = |why: &str| Outcome::error(Reason::Preparation, why);
+) -> Result<Ready<'a>, Unready> {
+    let never = |why: &str| Unready::Never(Outcome::error(Reason::Preparation, why));
+    let later = |why: &str| Unready::Later(Outcome::error(Reason::Preparation, why));
     let mut function = function.clone();
     while function.status == FunctionStatus::Creating {
         if Instant::now() + LOOK > deadline {
-            return Err(refused("The image of the function has not been found yet."));
+            return Err(later("The image of the function has not been found yet."));
         }
         sleep(LOOK).await;
         function = match function_of(core, &function.id).await {
             Ok(Some(function)) => function,
-            Ok(None) => return Err(refused("The function was removed.")),
-            Err(error) => return Err(refused(&error.to_string())),
+            Ok(None) => return Err(never("The function was removed.")),
+            Err(error) => return Err(later(&error.to_string())),
         };
     }
+    // The operator may have thought better of it since.
+    check_allowed(core, &function).map_err(|why| never(&why))?;
     let Some(image) = function.image_digest else {
-        return Err(refused(function.status_reason.as_deref().unwrap_or("The function has no image.")));
+        return Err(never(function.status_reason.as_deref().unwrap_or("The function has no image.")));
     };
-    ensure_here(core, &image).await.map_err(|error| refused(&Chain(&error).to_string()))?;
+    match timeout_at(deadline, ensure_here(core, &image)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error @ orchestrator::Error::Unavailable(_))) => {
+            return Err(later(&Chain(&error).to_string()));
+        }
+        Ok(Err(error)) => return Err(never(&Chain(&error).to_string())),
+        Err(_) => return Err(later("The image of the function is still being pulled.")),
+    }
+    let no_room = |why: &str| Unready::Later(Outcome::error(Reason::NoCapacity, why));
+    let most = core.engine.max_queue as usize;
+    let waiting = Waiting::new(&core.images.waiting);
+    if waiting.before >= most {
+        return Err(no_room("Too many executions wait for a container already."));
+    }
     match timeout_at(deadline, core.images.room.acquire()).await {
         Ok(Ok(room)) => Ok(Ready { image, _room: room }),
         Ok(Err(_)) | Err(_) => {
-            let why = "No container became free in time; [images] max_containers run at once.";
-            Err(Outcome::error(Reason::NoCapacity, why))
+            Err(no_room("No container became free in time; [images] max_containers run at once."))
         }
     }
+}
+
+/// An execution that waits, counted until it is dropped.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    before: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        Self { count, before: count.fetch_add(1, Ordering::SeqCst) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn check_allowed(core: &Core, function: &function::Model) -> Result<ImageName, String> {
+    let image = function.image().ok_or("The function names no image.")?;
+    let name = ImageName::parse(&image)?;
+    name.check_allowed(&core.images.config.allowed)?;
+    Ok(name)
 }
 
 /// Another machine of the deployment may have found it, and an operator may have removed it.
@@ -187,6 +258,7 @@ async fn ensure_here(core: &Core, image: &str) -> Result<(), orchestrator::Error
 
 async fn pull(core: &Core, image: &str) -> Result<(), orchestrator::Error> {
     let limit = core.images.config.pull_timeout;
+    let _turn = core.images.pulls.acquire().await;
     match tokio::time::timeout(limit, core.orchestrator.pull_image(image)).await {
         Ok(pulled) => pulled,
         Err(_) => Err(orchestrator::Error::NotPulled {
@@ -206,8 +278,10 @@ async fn run(
     in_hand: &InHand<'_>,
 ) -> Option<Outcome> {
     let timeout = timeout_of(function);
+    let index = core.images.take_index();
     let spec = RunSpec {
         name: name.clone(),
+        index,
         image: ready.image.clone(),
         args: arguments(input),
         cpu_millis: u32::try_from(function.cpu).unwrap_or(0),
@@ -231,7 +305,7 @@ async fn run(
             Outcome::error(Reason::Preparation, &Chain(&error).to_string())
         }
     };
-    remove(core, name).await;
+    remove(core, name, index).await;
     Some(outcome)
 }
 
@@ -278,10 +352,10 @@ enum Ended {
     Killed(Reason),
 }
 
-async fn remove(core: &Core, name: &RunName) {
+async fn remove(core: &Core, name: &RunName, index: u32) {
     match core.orchestrator.remove_run(name).await {
-        Ok(()) => {}
-        // The reaper does.
+        Ok(()) => core.images.give_back(index),
+        // The reaper does, and until the next start nobody else gets its user id.
         Err(error) => {
             tracing::warn!(execution.id = %name.execution, error = %Chain(&error), "a container was not removed");
         }
@@ -348,8 +422,7 @@ pub(super) async fn look(core: &Arc<Core>) -> Result<()> {
 /// What names the image from now on, or a sentence for the user. `Err(None)` where that is not the image's
 /// fault and may pass.
 async fn find(core: &Core, function: &function::Model) -> Result<String, Option<String>> {
-    let Some(image) = function.image() else { return Err(Some("The function names no image.".to_owned())) };
-    let whole = ImageName::parse(&image).map_err(Some)?.to_string();
+    let whole = check_allowed(core, function).map_err(Some)?.to_string();
     let from_docker = |error: orchestrator::Error| match error {
         orchestrator::Error::Unavailable(_) => {
             tracing::warn!(function.id = %function.id, error = %Chain(&error), "an image cannot be looked for yet");
@@ -403,6 +476,7 @@ fn sentence(error: &str) -> String {
 /// Follows a container to its end for an execution that was taken over under a later epoch.
 pub(super) fn collect(core: &Arc<Core>, left: ObservedRun, row: execution::Model, epoch: i64) {
     core.images.own(&left.name);
+    core.images.indexes.lock().expect("no panic while it is held").insert(left.index);
     let core = core.clone();
     core.clone().tasks.spawn(async move {
         let rest = left.deadline.since(Timestamp::now());
@@ -414,17 +488,20 @@ pub(super) fn collect(core: &Arc<Core>, left: ObservedRun, row: execution::Model
             outcome = follow(&core, &left.name, Instant::now() + rest, timeout, &in_hand) => outcome,
         };
         if finish(&core, &row.id, epoch, outcome).await {
-            remove(&core, &left.name).await;
+            remove(&core, &left.name, left.index).await;
         }
     });
 }
 
-/// Removes containers that nobody owns.
+/// Removes containers that nobody owns. One that Docker does not let go is tried again.
 pub(super) async fn orphans(core: &Core) -> Result<(), orchestrator::Error> {
     for run in core.orchestrator.list_runs().await? {
-        if !core.images.owns(&run.name) {
-            tracing::warn!(execution.id = %run.name.execution, "a container that nobody owns is removed");
-            core.orchestrator.remove_run(&run.name).await?;
+        if core.images.owns(&run.name) {
+            continue;
+        }
+        tracing::warn!(execution.id = %run.name.execution, "a container that nobody owns is removed");
+        if let Err(error) = core.orchestrator.remove_run(&run.name).await {
+            tracing::warn!(execution.id = %run.name.execution, error = %Chain(&error), "it could not be removed");
         }
     }
     Ok(())

@@ -131,7 +131,9 @@ async fn bury(core: &Core) -> Result<()> {
         tracing::warn!(engine.id = %engine.id, node = engine.node, "an engine's lease is over");
         for row in db::executions::list_running_of(core.db.reader(), std::slice::from_ref(&engine.id)).await?
         {
-            let taken = db::executions::take_over(&core.db.writer(), &row.id, row.epoch, &core.id).await?;
+            let deadline = Timestamp::now().after(run::OVERDUE);
+            let taken =
+                db::executions::take_over(&core.db.writer(), &row.id, row.epoch, &core.id, deadline).await?;
             if let Some(epoch) = taken {
                 run::finish(core, &row.id, epoch, left_behind(row.sync)).await;
             }

@@ -99,7 +99,9 @@ async fn orphans(core: &Arc<Core>) -> Result<(), orchestrator::Error> {
         match known.iter().find(|info| info.worker.name == container.name) {
             None => {
                 tracing::warn!(worker.id = %container.name, "a container that nobody owns is removed");
-                core.orchestrator.stop(&container.name).await?;
+                if let Err(error) = core.orchestrator.stop(&container.name).await {
+                    tracing::warn!(worker.id = %container.name, error = %Chain(&error), "it could not be removed");
+                }
             }
             Some(info) if !container.running && !matches!(info.state, WorkerState::Starting { .. }) => {
                 tracing::warn!(worker.id = %container.name, "a worker's container has ended");

@@ -42,16 +42,16 @@ async fn trim(db: &Db, config: &Executions) -> Result<u64> {
         }
     }
     if config.max_per_project > 0 {
-        for (project, count) in db::executions::list_crowded(db.reader(), config.max_per_project).await? {
-            let mut surplus = count - config.max_per_project;
-            while surplus > 0 {
-                let some = db::executions::delete_of(&db.writer(), &project, surplus.min(BATCH)).await?;
-                // What is left has not ended.
-                if some == 0 {
+        for project in db::executions::list_crowded(db.reader(), config.max_per_project).await? {
+            // A time, and not a number: several engines may look after the same project.
+            let since = db::executions::surplus_since(db.reader(), &project, config.max_per_project).await?;
+            let Some(since) = since else { continue };
+            loop {
+                let some = db::executions::delete_of(&db.writer(), &project, since, BATCH).await?;
+                deleted += some;
+                if some < BATCH {
                     break;
                 }
-                deleted += some;
-                surplus -= some;
             }
         }
     }
@@ -124,8 +124,9 @@ mod tests {
             [("a", 9, Running), ("a", 8, Success), ("a", 7, Success), ("a", 6, Success), ("b", 99, Success)];
         let db = with(&rows).await;
         let config = Executions { max_age: Duration::ZERO, max_per_project: 2, ..Default::default() };
-        assert_eq!(trim(&db, &config).await.unwrap(), 2);
-        assert_eq!(left(&db).await, ["b99", "a9", "a6"]);
+        assert_eq!(trim(&db, &config).await.unwrap(), 1);
+        // What runs is kept beside them.
+        assert_eq!(left(&db).await, ["b99", "a9", "a7", "a6"]);
         assert_eq!(trim(&db, &config).await.unwrap(), 0);
     }
 }

@@ -195,7 +195,9 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
         core.observe_lease(lease.start(), asked.elapsed());
         if row.worker.is_none() {
             row.worker = Some(lease.worker().name.clone());
-            row.deadline_at = Some(Timestamp::now().after(plan.timeout() + OVERDUE));
+            // Another worker may have to be found for it.
+            let longest = core.engine.queue_timeout + plan.timeout() + OVERDUE;
+            row.deadline_at = Some(Timestamp::now().after(longest));
             core.recorder.begin(row.clone()).await;
         }
         let worker = lease.worker().clone();

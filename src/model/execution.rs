@@ -50,6 +50,7 @@ impl Model {
             reason: outcome.reason.map(|reason| reason.as_str().to_owned()),
             start: outcome.start,
             updated_at: Some(Timestamp::now()),
+            deadline_at: None,
             ..self
         }
     }

@@ -26,7 +26,7 @@ pub use function::object_digest;
 pub use id::{
     EngineId, ExecutionId, FunctionId, JobId, ProjectId, RuntimeId, TrustId, WebhookId, WorkerName,
 };
-pub use input::Input;
+pub use input::{FUNCTION_INPUT, Input};
 pub use outcome::{Outcome, Reason};
 pub use schedule::Schedule;
 pub use scope::{Caller, Scope};

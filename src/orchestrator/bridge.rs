@@ -13,7 +13,7 @@ use bollard::query_parameters::{InspectNetworkOptions, ListContainersOptionsBuil
 use sha2::{Digest, Sha256};
 
 use super::docker::{Shared, failure};
-use super::{Error, Network, container};
+use super::{Error, Network, container, run};
 use crate::network::{Guard, Wiring};
 
 /// Label of a container whose worker has no network.
@@ -194,14 +194,12 @@ pub async fn remove(shared: &Shared, with_workers: bool) -> Result<bool, Error> 
     for container in attached.map_err(|error| failure("listing containers", error))? {
         let id = container.id.clone().unwrap_or_default();
         let labels = container.labels.clone().unwrap_or_default();
-        let worker = container::seen(container);
-        match worker {
-            Some(worker) if labels.get(container::DEPLOYMENT) == Some(&shared.deployment) => {
-                if !with_workers {
-                    return Ok(false);
-                }
-                shared.remove_container(&worker.name).await?;
-            }
+        let is_ours = labels.get(container::DEPLOYMENT) == Some(&shared.deployment);
+        let run = run::seen(container.clone(), &shared.deployment).filter(|_| is_ours);
+        let worker = container::seen(container, &shared.deployment).filter(|_| is_ours);
+        match (worker, run) {
+            (Some(worker), _) if with_workers => shared.remove_container(&worker.name).await?,
+            (None, Some(run)) if with_workers => shared.remove_run(&run.name).await?,
             _ if !with_workers => return Ok(false),
             _ => {
                 let why = format!(

@@ -184,10 +184,17 @@ pub struct Seen {
     pub running: bool,
 }
 
-pub fn seen(container: ContainerSummary) -> Option<Seen> {
+pub fn seen(container: ContainerSummary, deployment: &str) -> Option<Seen> {
     let mut labels = container.labels?;
+    let worker = WorkerName::from(labels.remove(WORKER)?);
+    // Docker adds the labels of an image to those of a container, and a function may be any image. Names are
+    // given by us alone.
+    let wanted = name(deployment, &worker);
+    if !container.names?.iter().any(|name| name.trim_start_matches('/') == wanted) {
+        return None;
+    }
     Some(Seen {
-        name: labels.remove(WORKER)?.into(),
+        name: worker,
         runtime: labels.remove(RUNTIME)?.into(),
         index: labels.remove(INDEX)?.parse().ok()?,
         container_id: container.id?,

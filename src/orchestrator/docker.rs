@@ -167,7 +167,9 @@ impl Orchestrator for Docker {
         let mut workers = Vec::with_capacity(found.len());
         for summary in found {
             let id = summary.id.clone().unwrap_or_default();
-            let Some(seen) = container::seen(summary).filter(|seen| is_plain(seen.name.as_str())) else {
+            let Some(seen) =
+                container::seen(summary, &self.shared.deployment).filter(|seen| is_plain(seen.name.as_str()))
+            else {
                 tracing::warn!(container.id = id, "a container has our label but is no worker");
                 continue;
             };
@@ -267,7 +269,13 @@ impl Orchestrator for Docker {
     }
 
     async fn list_runs(&self) -> Result<Vec<ObservedRun>, Error> {
-        Ok(self.shared.containers(run::EXECUTION).await?.into_iter().filter_map(run::seen).collect())
+        Ok(self
+            .shared
+            .containers(run::EXECUTION)
+            .await?
+            .into_iter()
+            .filter_map(|found| run::seen(found, &self.shared.deployment))
+            .collect())
     }
 
     async fn release_network(&self) -> Result<bool, Error> {
@@ -299,7 +307,11 @@ impl Shared {
             _ => None,
         };
         let name = spec.name.container(&self.deployment);
-        let body = run::body(spec, &self.deployment, connection.as_ref())?;
+        // Below those of workers.
+        let uid = self.uid_base.checked_sub(spec.index + 1).filter(|uid| *uid > 0);
+        let uid = uid
+            .ok_or_else(|| Error::failed("starting a container", "its index leaves the range of user ids"))?;
+        let body = run::body(spec, uid, &self.deployment, connection.as_ref())?;
         self.create_and_start(&name, &spec.image, body).await.map(drop)
     }
 
@@ -308,8 +320,14 @@ impl Shared {
         let mut log = run::Log::default();
         let mut lines = Box::pin(self.call("logs").logs(name, Some(options)));
         while let Some(line) = lines.next().await {
-            let line = line.map_err(|error| failure("reading a container's log", error))?;
-            log.push(&line.into_bytes(), max_log_bytes);
+            match line {
+                Ok(line) => log.push(&line.into_bytes(), max_log_bytes),
+                // What it says is lost, and not how it ends.
+                Err(error) => {
+                    tracing::warn!(container = name, error = %Chain(&error), "the log of a container breaks off");
+                    break;
+                }
+            }
         }
         // The log ends a moment before the container does.
         let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
@@ -327,7 +345,7 @@ impl Shared {
         })
     }
 
-    async fn remove_run(&self, name: &RunName) -> Result<(), Error> {
+    pub(super) async fn remove_run(&self, name: &RunName) -> Result<(), Error> {
         self.remove_labelled(&name.container(&self.deployment), run::EXECUTION, name.execution.as_str()).await
     }
 

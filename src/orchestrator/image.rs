@@ -25,8 +25,22 @@ impl ImageName {
         parsed.map(Self).map_err(|error| format!("{text:?} is no name of an image: {error}."))
     }
 
-    /// Whether one of the operator's patterns admits it.
-    pub fn is_allowed(&self, patterns: &[String]) -> bool {
+    fn repository(&self) -> String {
+        format!("{}/{}", self.0.resolve_registry(), self.0.repository())
+    }
+
+    /// Refuses, with a sentence, what no pattern of the operator's admits.
+    pub fn check_allowed(&self, patterns: &[String]) -> Result<(), String> {
+        if self.is_allowed(patterns) {
+            return Ok(());
+        }
+        Err(match patterns {
+            [] => "No images are allowed here; [images] allowed is the operator's to set.".to_owned(),
+            some => format!("Image {self} is not allowed here. Allowed are: {}.", some.join(", ")),
+        })
+    }
+
+    fn is_allowed(&self, patterns: &[String]) -> bool {
         let whole = self.0.whole();
         patterns.iter().any(|pattern| WildMatch::new(pattern).matches(&whole))
     }
@@ -68,10 +82,11 @@ pub fn credentials(file: &Path, reference: &str) -> Result<Option<DockerCredenti
 /// What Docker says of an image.
 pub fn found(reference: &str, image: ImageInspect) -> Result<FoundImage, Error> {
     let no_id = || Error::failed("inspecting an image", format!("{reference} has no id"));
-    // Where it has names in several registries each names the same bytes.
-    let mut digests = image.repo_digests.unwrap_or_default();
-    digests.sort();
-    let digest = match digests.into_iter().next() {
+    // The same bytes may have names in several registries, also in ones that somebody else chose.
+    let place = |text: &str| ImageName::parse(text).ok().map(|name| name.repository());
+    let wanted = place(reference);
+    let named = image.repo_digests.unwrap_or_default().into_iter();
+    let digest = match named.into_iter().find(|digest| place(digest) == wanted) {
         Some(digest) => digest,
         None => image.id.ok_or_else(no_id)?,
     };

@@ -18,6 +18,7 @@ use crate::model::{ExecutionId, Timestamp};
 
 pub const EXECUTION: &str = "org.openstack.taibai.execution";
 const EPOCH: &str = "org.openstack.taibai.epoch";
+const INDEX: &str = "org.openstack.taibai.index";
 const DEADLINE: &str = "org.openstack.taibai.deadline";
 
 /// What Docker keeps of a log, for each byte of it that is kept in the end: every line is wrapped in JSON.
@@ -46,6 +47,8 @@ impl RunName {
 #[derive(Debug, Clone)]
 pub struct RunSpec {
     pub name: RunName,
+    /// Which user id is the container's. No two containers on a machine have the same at once.
+    pub index: u32,
     /// From [`super::FoundImage::digest`].
     pub image: String,
     /// Takes the place of the image's own arguments; empty leaves those.
@@ -79,11 +82,13 @@ pub struct RunEnd {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedRun {
     pub name: RunName,
+    pub index: u32,
     pub deadline: Timestamp,
 }
 
 pub fn body(
     spec: &RunSpec,
+    uid: u32,
     deployment: &str,
     connection: Option<&Connection>,
 ) -> Result<ContainerCreateBody, Error> {
@@ -92,7 +97,8 @@ pub fn body(
     let memory = number(spec.memory_bytes)?;
     let log = HashMap::from([
         ("max-size".to_owned(), (spec.max_log_bytes * LOG_FACTOR).max(64 << 10).to_string()),
-        ("max-file".to_owned(), "1".to_owned()),
+        // Where there is one alone, Docker empties it under whoever reads it.
+        ("max-file".to_owned(), "2".to_owned()),
     ]);
     let host = HostConfig {
         readonly_rootfs: Some(spec.read_only),
@@ -129,6 +135,9 @@ pub fn body(
     };
     Ok(ContainerCreateBody {
         hostname: Some("function".to_owned()),
+        // Whatever the image says: the kernel counts processes and more by user across containers, and its
+        // root would be the machine's.
+        user: Some(format!("{uid}:{uid}")),
         cmd: (!spec.args.is_empty()).then(|| spec.args.clone()),
         image: Some(spec.image.clone()),
         attach_stdin: Some(false),
@@ -141,6 +150,7 @@ pub fn body(
             (DEPLOYMENT.to_owned(), deployment.to_owned()),
             (EXECUTION.to_owned(), spec.name.execution.to_string()),
             (EPOCH.to_owned(), spec.name.epoch.to_string()),
+            (INDEX.to_owned(), spec.index.to_string()),
             (DEADLINE.to_owned(), spec.deadline.0.to_string()),
         ])),
         host_config: Some(host),
@@ -162,13 +172,18 @@ fn resolv_conf(path: &Path) -> Result<Vec<Mount>, Error> {
 }
 
 /// What a container says of itself; `None` where it is none of ours.
-pub fn seen(container: ContainerSummary) -> Option<ObservedRun> {
+pub fn seen(container: ContainerSummary, deployment: &str) -> Option<ObservedRun> {
     let mut labels = container.labels?;
+    let name =
+        RunName { execution: labels.remove(EXECUTION)?.into(), epoch: labels.remove(EPOCH)?.parse().ok()? };
+    // Labels may be those of an image.
+    let wanted = name.container(deployment);
+    if !container.names?.iter().any(|name| name.trim_start_matches('/') == wanted) {
+        return None;
+    }
     Some(ObservedRun {
-        name: RunName {
-            execution: labels.remove(EXECUTION)?.into(),
-            epoch: labels.remove(EPOCH)?.parse().ok()?,
-        },
+        name,
+        index: labels.remove(INDEX)?.parse().ok()?,
         deadline: Timestamp(labels.remove(DEADLINE)?.parse().ok()?),
     })
 }
@@ -217,6 +232,7 @@ mod tests {
     fn spec() -> RunSpec {
         RunSpec {
             name: RunName { execution: "0fe2".into(), epoch: 2 },
+            index: 3,
             image: "registry.example.org/a@sha256:0".to_owned(),
             args: vec!["Qinling".to_owned()],
             cpu_millis: 200,
@@ -232,10 +248,11 @@ mod tests {
 
     #[test]
     fn a_container_is_held_in() {
-        let body = body(&spec(), "taibai", None).unwrap();
+        let body = body(&spec(), 70_000, "taibai", None).unwrap();
         assert_eq!(body.cmd.as_deref(), Some(&["Qinling".to_owned()][..]));
+        assert_eq!(body.user.as_deref(), Some("70000:70000"));
         assert_eq!(body.network_disabled, Some(true));
-        assert!(body.env.is_none() && body.entrypoint.is_none() && body.user.is_none());
+        assert!(body.env.is_none() && body.entrypoint.is_none());
         let host = body.host_config.unwrap();
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
         assert!(host.cap_add.is_none() && host.binds.is_none() && host.mounts.is_none());
@@ -250,18 +267,23 @@ mod tests {
     #[test]
     fn the_images_own_arguments_stay_where_there_are_none() {
         let spec = RunSpec { args: Vec::new(), ..spec() };
-        assert_eq!(body(&spec, "taibai", None).unwrap().cmd, None);
+        assert_eq!(body(&spec, 70_000, "taibai", None).unwrap().cmd, None);
     }
 
     #[test]
     fn a_container_is_known_again_by_its_labels() {
-        let labels = body(&spec(), "taibai", None).unwrap().labels;
-        let seen = seen(ContainerSummary { labels, ..Default::default() }).unwrap();
-        assert_eq!(seen, ObservedRun { name: spec().name, deadline: Timestamp(7) });
-        assert_eq!(
-            super::seen(ContainerSummary { labels: Some(HashMap::new()), ..Default::default() }),
-            None
-        );
+        let labels = body(&spec(), 70_000, "taibai", None).unwrap().labels;
+        let named = |name: &str, labels| ContainerSummary {
+            labels,
+            names: Some(vec![format!("/{name}")]),
+            ..Default::default()
+        };
+        let seen_of = |container| seen(container, "taibai");
+        let ours = "taibai-taibai-run-0fe2-2";
+        let known = seen_of(named(ours, labels.clone())).unwrap();
+        assert_eq!(known, ObservedRun { name: spec().name, index: 3, deadline: Timestamp(7) });
+        assert_eq!(seen_of(named("another", labels)), None, "labels of an image");
+        assert_eq!(seen_of(named(ours, Some(HashMap::new()))), None);
     }
 
     #[test]

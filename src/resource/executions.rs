@@ -15,14 +15,16 @@ use crate::model::{Caller, ExecutionId, Input, Scope, Timestamp, execution};
 /// How long a cancel waits for the end of what it cancelled.
 const CANCELLING: Duration = Duration::from_secs(5);
 /// Between two looks at it.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(50);
 
-/// Rows of the first part of a list.
+/// Rows of the first part of a list that begins behind a marker.
 const FIRST: u64 = 16;
-/// Most rows of a later one.
-const PART_ROWS: usize = 1000;
+/// Most rows of any other part.
+const PART_ROWS: u64 = 1000;
 /// About how many bytes it may have.
-const PART_BYTES: usize = 1 << 20;
+const PART_BYTES: i64 = 1 << 20;
+/// What a row has beside its texts.
+const ROW_BYTES: i64 = 512;
 
 /// A call of a function, as somebody asked for it.
 #[derive(Debug)]
@@ -54,8 +56,6 @@ pub struct List {
     rows: Vec<execution::Model>,
     /// Behind it; `None` at the end.
     place: Option<Place>,
-    /// How many rows to read next.
-    wanted: u64,
 }
 
 impl List {
@@ -69,32 +69,45 @@ impl List {
         if self.rows.is_empty()
             && let Some(place) = self.place.take()
         {
-            let part = Page { limit: Some(self.wanted), marker: None, ..self.page.clone() };
+            self.place = Some(place.clone());
+            let wanted = self.wanted().await?;
+            let part = Page { limit: Some(wanted), marker: None, ..self.page.clone() };
             let (scope, filters) = (&self.scope, &self.filters);
             let reader = self.db.reader();
             let rows = db::executions::list_on(reader, scope, filters, &part, &place, self.until).await?;
-            self.take(rows);
+            self.take(rows, wanted);
         }
         let rows = std::mem::take(&mut self.rows);
         Ok((!rows.is_empty()).then_some(rows))
     }
 
-    /// Rows may be large, so how many are read next follows from these.
-    fn take(&mut self, rows: Vec<execution::Model>) {
+    fn take(&mut self, rows: Vec<execution::Model>, wanted: u64) {
         let count = rows.len() as u64;
         self.left = self.left.map(|left| left.saturating_sub(count));
-        let more = count == self.wanted && self.left != Some(0);
+        let more = count == wanted && self.left != Some(0);
         self.place = rows.last().filter(|_| more).map(|row| self.page.after(row));
-        let each = rows.iter().map(size).sum::<usize>() / rows.len().max(1);
-        let wanted = (PART_BYTES / each.max(1)).clamp(1, PART_ROWS) as u64;
-        self.wanted = self.left.map_or(wanted, |left| wanted.min(left));
         self.rows = rows;
+    }
+
+    /// How many rows to read next: they may be large, so it is looked at first.
+    async fn wanted(&self) -> Result<u64> {
+        let most = self.left.map_or(PART_ROWS, |left| left.min(PART_ROWS));
+        let (scope, filters, place) = (&self.scope, &self.filters, self.place.as_ref());
+        let sizes = db::executions::sizes(self.db.reader(), scope, filters, &self.page, place, most).await?;
+        Ok(fitting(&sizes).max(1).min(most))
     }
 }
 
-fn size(row: &execution::Model) -> usize {
-    let texts = [&row.input, &row.result].into_iter().flatten();
-    size_of::<execution::Model>() + texts.map(String::len).sum::<usize>()
+/// How many rows of these sizes make about a part. Fewer rows than were asked for are all that there are.
+fn fitting(sizes: &[i64]) -> u64 {
+    let mut sum = 0;
+    let taken = sizes.iter().take_while(|size| {
+        sum += **size + ROW_BYTES;
+        sum <= PART_BYTES
+    });
+    let taken = taken.count();
+    // All of them fit: one more would show whether there are others.
+    (if taken == sizes.len() { taken + 1 } else { taken }) as u64
 }
 
 impl Executions {
@@ -124,12 +137,16 @@ impl Executions {
     /// The beginning of a list, which [`List::next`] goes on with: not all of it need be in memory at once.
     pub async fn list(&self, scope: Scope, filters: Filters, page: Page<execution::Entity>) -> Result<List> {
         let until = Timestamp::now();
-        let wanted = page.limit.unwrap_or(FIRST).min(FIRST);
-        let first = Page { limit: Some(wanted), ..page.clone() };
-        let rows = db::executions::list(self.db.reader(), &scope, &filters, &first).await?;
         let (db, left) = (self.db.clone(), page.limit);
-        let mut list = List { db, scope, filters, page, until, left, rows: Vec::new(), place: None, wanted };
-        list.take(rows);
+        let mut list = List { db, scope, filters, page, until, left, rows: Vec::new(), place: None };
+        // One that goes on behind a marker has its place looked up with the rows.
+        let wanted = match &list.page.marker {
+            Some(_) => FIRST.min(left.unwrap_or(FIRST)),
+            None => list.wanted().await?,
+        };
+        let first = Page { limit: Some(wanted), ..list.page.clone() };
+        let rows = db::executions::list(self.db.reader(), &list.scope, &list.filters, &first).await?;
+        list.take(rows, wanted);
         Ok(list)
     }
 
@@ -150,6 +167,8 @@ impl Executions {
     pub async fn cancel(&self, caller: &Caller, id: &ExecutionId) -> Result<execution::Model> {
         let until = Instant::now() + CANCELLING;
         let mut asked = false;
+        // As the row was when it was asked for.
+        let mut seen = None;
         loop {
             let row = self.get(caller, id).await?;
             if row.status.has_ended() {
@@ -159,7 +178,11 @@ impl Executions {
                 };
             }
             // Again where it moved on under the first: from pending into an engine's hands.
-            asked |= self.engine.cancel(&row).await?;
+            let now = Some((row.status, row.epoch));
+            if now != seen || !asked {
+                asked |= self.engine.cancel(&row).await?;
+                seen = now;
+            }
             if Instant::now() >= until {
                 return Ok(row);
             }

@@ -433,3 +433,37 @@ impl Drop for NextImage {
         let _ = std::process::Command::new("docker").args(["rmi", "-f", &self.0]).output();
     }
 }
+
+#[tokio::test]
+async fn the_services_log_has_no_input_no_output_and_nothing_that_a_function_wrote() {
+    let service = Service::start(&[("logging.level", "debug")]).await;
+    let runtime = service.runtime().await;
+    let source = "def main(word, **kwargs):\n    print('printed', word)\n    if word.endswith('raises'):\n        \
+                  raise ValueError(word)\n    return {'given': word}\n";
+    let function = service.function("demo", &runtime, source, &[]).await;
+    for word in ["canary-returns", "canary-raises"] {
+        let input = json!({"word": word}).to_string();
+        let done = service.execute("demo", &function, &input).await;
+        assert!(done["result"].as_str().unwrap().contains(word), "{done}");
+        let id = service.accept("demo", &function, &input).await;
+        service.ended("demo", &id).await;
+        assert!(service.execution_log("demo", &id).await.contains(&format!("printed {word}")));
+    }
+    let new = json!({"function_id": function, "mode": "sync", "secret": "canary-secret"});
+    let webhook = service.ask("demo", "POST", "/v1/webhooks", Some(new)).await.expect(201);
+    let url = webhook["webhook_url"].as_str().unwrap();
+    let path = format!("{}?word=canary-query", &url[url.find("/v1/").unwrap()..]);
+    service.ask("", "POST", &path, Some(json!({"word": "canary-body"}))).await.expect(401);
+    let job = json!({"function_id": function, "pattern": "* * * * * *", "count": 1,
+                     "function_input": "{\"word\": \"canary-job\"}"});
+    let job = service.ask("demo", "POST", "/v1/jobs", Some(job)).await.expect(201);
+    let runs = format!("/v1/executions?description=has:{}", job["id"].as_str().unwrap());
+    eventually("the job has run", async || {
+        let listed = service.ask("demo", "GET", &runs, None).await.expect(200);
+        listed["executions"][0]["status"] == "success"
+    })
+    .await;
+    let log = service.log();
+    assert!(log.contains("execution") && !log.contains("canary"), "{log}");
+    service.stop_clean().await;
+}

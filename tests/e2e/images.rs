@@ -10,6 +10,9 @@ use crate::service::{Answer, Service, eventually, output, required, result};
 /// An image of a test's own, which goes with it.
 struct Image(String);
 
+/// None are allowed otherwise.
+const ANY: [(&str, &str); 1] = [("images.allowed", "docker.io/taibai-test/*")];
+
 /// Does what its first argument says.
 const PROGRAM: &str = r#"
 import os, sys, time
@@ -37,6 +40,7 @@ match words:
         print('caps', status('CapEff'), status('CapBnd'), 'nnp', status('NoNewPrivs'), 'seccomp', status('Seccomp:'))
         print('net', sorted(os.listdir('/sys/class/net')))
         print('env', sorted(os.environ))
+        print('user', os.getuid() >= 65536, os.getuid() == os.getgid())
     case _:
         print(words)
 "#;
@@ -86,7 +90,7 @@ async fn shown(service: &Service, function: &str) -> Value {
 #[tokio::test]
 async fn an_image_runs_with_its_words_and_its_output_is_the_log() {
     let image = Image::build("words", "");
-    let service = Service::start(&[]).await;
+    let service = Service::start(&ANY).await;
     let function = function(&service, &image, &[]).await;
 
     let done = service.execute("demo", &function, "").await;
@@ -114,7 +118,7 @@ async fn an_image_runs_with_its_words_and_its_output_is_the_log() {
 #[tokio::test]
 async fn time_memory_and_log_of_an_image_are_bounded() {
     let image = Image::build("bounds", "");
-    let service = Service::start(&[("engine.max_log_bytes", "1000")]).await;
+    let service = Service::start(&[ANY[0], ("engine.max_log_bytes", "1000")]).await;
     let function = function(&service, &image, &[("timeout", json!(2)), ("cpu", json!(1000))]).await;
 
     let ended = service.execute("demo", &function, "sleep 60").await;
@@ -136,8 +140,10 @@ async fn time_memory_and_log_of_an_image_are_bounded() {
 
 #[tokio::test]
 async fn an_image_gets_no_rights_no_network_and_nothing_of_ours() {
-    let image = Image::build("look", "");
-    let service = Service::start(&[]).await;
+    // What the image says of users and of labels counts for nothing.
+    let more = "USER 0\nLABEL org.openstack.taibai.worker=w1 org.openstack.taibai.index=0";
+    let image = Image::build("look", more);
+    let service = Service::start(&ANY).await;
     let function = function(&service, &image, &[]).await;
     let done = service.execute("demo", &function, "look").await;
     let log = service.execution_log("demo", done["id"].as_str().unwrap()).await;
@@ -145,6 +151,7 @@ async fn an_image_gets_no_rights_no_network_and_nothing_of_ours() {
          caps 0000000000000000 0000000000000000 nnp 1 seccomp 2\n\
          net ['lo']\n";
     let rest = log.strip_prefix(expected).unwrap_or_else(|| panic!("{log}"));
+    assert!(rest.ends_with("user True True\n"), "{rest}");
     assert!(!rest.to_uppercase().contains("TAIBAI") && !rest.contains("OS_"), "{rest}");
     service.stop_clean().await;
 }
@@ -190,7 +197,7 @@ async fn an_image_that_cannot_be_had_is_said_with_the_reason() {
 #[tokio::test]
 async fn a_function_runs_the_image_that_was_found_when_it_was_created() {
     let image = Image::build("moves", "");
-    let service = Service::start(&[]).await;
+    let service = Service::start(&ANY).await;
     let function = function(&service, &image, &[]).await;
     eventually("the image was found", async || shown(&service, &function).await["status"] == "available")
         .await;
@@ -210,7 +217,7 @@ async fn a_function_runs_the_image_that_was_found_when_it_was_created() {
 #[tokio::test]
 async fn after_kill_9_a_container_is_followed_to_its_end_and_an_interrupted_call_ends() {
     let image = Image::build("kill", "");
-    let service = Service::start(&[]).await;
+    let service = Service::start(&ANY).await;
     let function = function(&service, &image, &[("timeout", json!(60)), ("cpu", json!(1000))]).await;
     let accepted = service.accept("demo", &function, "sleep 4").await;
     let body = json!({"function_id": function, "input": "sleep 40"}).to_string();
@@ -242,7 +249,7 @@ async fn after_kill_9_a_container_is_followed_to_its_end_and_an_interrupted_call
 #[tokio::test]
 async fn a_container_that_is_cancelled_is_gone_with_what_it_wrote_kept() {
     let image = Image::build("cancel", "");
-    let service = Service::start(&[]).await;
+    let service = Service::start(&ANY).await;
     let function = function(&service, &image, &[("timeout", json!(60)), ("cpu", json!(1000))]).await;
     let id = service.accept("demo", &function, "sleep 50").await;
     eventually("the container runs", async || !service.home.container_names().is_empty()).await;

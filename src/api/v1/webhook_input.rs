@@ -11,12 +11,13 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Map, Value};
 
 use crate::api::extract::{Encoding, pairs};
-use crate::model::Input;
+use crate::model::{FUNCTION_INPUT, Input};
 
 /// The keys of the query and, over them, those of the body: a JSON object or a form. Any other body has
-/// none.
-pub async fn read(request: &HttpRequest, body: Bytes) -> Input {
-    let mut input = fields(pairs(request.query_string()).unwrap_or_default());
+/// none. The query counts for nothing where the body is signed: the signature does not cover it.
+pub async fn read(request: &HttpRequest, body: Bytes, is_signed: bool) -> Input {
+    let query = if is_signed { "" } else { request.query_string() };
+    let mut input = fields(pairs(query).unwrap_or_default());
     let mut from_body = match Encoding::of(request.headers()) {
         Encoding::Form => match std::str::from_utf8(&body) {
             Ok(form) => fields(pairs(form).unwrap_or_default()),
@@ -29,6 +30,8 @@ pub async fn read(request: &HttpRequest, body: Bytes) -> Input {
         },
     };
     input.append(&mut from_body);
+    // What callers choose is arguments by name. As words they would be the command line of an image.
+    input.remove(FUNCTION_INPUT);
     Input::from_object(input)
 }
 
@@ -83,7 +86,7 @@ mod tests {
         if let Some(content_type) = content_type {
             request = request.insert_header((header::CONTENT_TYPE, content_type));
         }
-        let input = read(&request.to_http_request(), Bytes::from_static(body.as_bytes())).await;
+        let input = read(&request.to_http_request(), Bytes::from_static(body.as_bytes()), false).await;
         serde_json::from_str(&input.to_json().unwrap()).unwrap()
     }
 

@@ -222,7 +222,7 @@ async fn invoke(
     if let Some(secret) = &webhook.secret {
         verify(secret, request.headers(), &body)?;
     }
-    let input = webhook_input::read(&request, body).await;
+    let input = webhook_input::read(&request, body, webhook.secret.is_some()).await;
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
     let mode = webhook.mode;
     let row = app.webhooks.invoke(webhook, input, request_id).await?;

@@ -192,13 +192,14 @@ fn a_container_is_recognized_by_the_labels_it_was_given() {
     let summary = |state| ContainerSummary {
         id: Some("c1".to_owned()),
         image_id: Some("sha256:feed".to_owned()),
+        names: Some(vec!["/taibai-demo-w1".to_owned()]),
         labels: body.labels.clone(),
         state: Some(state),
         ..Default::default()
     };
 
-    let running = seen(summary(ContainerSummaryStateEnum::RUNNING)).unwrap();
-    let exited = seen(summary(ContainerSummaryStateEnum::EXITED)).unwrap();
+    let running = seen(summary(ContainerSummaryStateEnum::RUNNING), "demo").unwrap();
+    let exited = seen(summary(ContainerSummaryStateEnum::EXITED), "demo").unwrap();
 
     assert_eq!(
         running,
@@ -222,7 +223,16 @@ fn a_container_whose_labels_are_not_ours_is_none_of_our_workers() {
         labels: Some(HashMap::from([(DEPLOYMENT.to_owned(), "demo".to_owned())])),
         ..Default::default()
     };
-    assert_eq!(seen(stray), None);
+    assert_eq!(seen(stray, "demo"), None);
+    let labels = made(&spec()).labels;
+    // Of a function whose image has our labels.
+    let named = ContainerSummary {
+        id: Some("c1".to_owned()),
+        names: Some(vec!["/taibai-demo-run-0fe2-1".to_owned()]),
+        labels,
+        ..Default::default()
+    };
+    assert_eq!(seen(named, "demo"), None);
 }
 
 #[test]

@@ -218,10 +218,7 @@ pub(super) fn image(code: &Map<String, Value>, allowed: &[String]) -> Result<New
     let image = image.ok_or_else(|| Error::invalid("code must name the image as a string in 'image'."))?;
     check_length("image", Some(image), MAX_TEXT)?;
     let name = ImageName::parse(image).map_err(Error::Invalid)?;
-    if !name.is_allowed(allowed) {
-        let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
-        return Err(Error::Invalid(format!("Image {name} is not allowed here. Allowed are: {allowed}.")));
-    }
+    name.check_allowed(allowed).map_err(Error::Invalid)?;
     Ok(New { code: json!({"source": "image", "image": image}), package: None, etag: None, bytes: None })
 }
 
