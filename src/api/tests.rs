@@ -1019,8 +1019,11 @@ async fn a_long_list_of_executions_is_whole_and_its_parts_are_too() {
         async |query: &str| site.ask("demo", Method::GET, &format!("/v1/executions?{query}")).await.fault();
     let marker = (400, format!("marker: nothing in this list has the id {NOWHERE:?}."));
     assert_eq!(refuse(&format!("marker={NOWHERE}")).await, marker);
+    assert_eq!(listed("?sort=status:desc&limit=1000").await.len(), 1000);
     for (query, end) in [
         ("limit=0", "Value should be greater or equal to 1"),
+        ("sort=status", "by status, executions are listed with a limit of 1000 at most."),
+        ("sort=status&limit=1001", "by status, executions are listed with a limit of 1000 at most."),
         ("sort=input", "One of created_at, updated_at, status is required, and :asc or :desc behind it."),
         ("sort=status:up", "One of created_at, updated_at, status is required, and :asc or :desc behind it."),
     ] {

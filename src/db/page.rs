@@ -58,6 +58,11 @@ pub struct Place {
 }
 
 impl<E: Listed> Page<E> {
+    /// Whether it is by the key of a list that names none, in either direction.
+    pub fn is_by_default(&self) -> bool {
+        self.key.name == E::KEYS[0].name
+    }
+
     pub fn after(&self, row: &E::Model) -> Place {
         Place { value: (self.key.value)(row), id: E::id(row).to_owned() }
     }

@@ -16,6 +16,7 @@ use crate::api::extract::{Body, NoQuery, PathId};
 use crate::api::middleware::RequestId;
 use crate::api::route::at;
 use crate::api::wire::{Shape, boolean, ignored, integer, read_only, text, uuid};
+use crate::db::Page;
 use crate::db::executions::Filters;
 use crate::engine::target::Reference;
 use crate::error::Error;
@@ -134,8 +135,23 @@ async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Resu
         status: filter(&query, "status"),
         description: filter(&query, "description"),
     };
-    let list = app.executions.list(listing.scope, filters, page(&query)?).await?;
+    let page = page(&query)?;
+    check_order(&page)?;
+    let list = app.executions.list(listing.scope, filters, page).await?;
     whole(list).await
+}
+
+/// Most rows in an order other than by age, which has the database sort all that there are.
+const MOST_SORTED: u64 = 1000;
+
+fn check_order(page: &Page<execution::Entity>) -> Result<(), Error> {
+    if page.is_by_default() || page.limit.is_some_and(|limit| limit <= MOST_SORTED) {
+        return Ok(());
+    }
+    let key = page.key.name;
+    Err(Error::Invalid(format!(
+        "sort: by {key}, executions are listed with a limit of {MOST_SORTED} at most."
+    )))
 }
 
 /// All of a list in one answer. A long one is read while it is sent.
