@@ -248,6 +248,9 @@ cargo_test_as_root() {
         cargo test --locked --workspace --test "$name" -- "$@"
 }
 
+# A registry that images of functions are pulled from in the tests; they start their own.
+ensure_registry() { ensure_packages docker-registry=docker-registry; }
+
 # What the network of functions is made and tried with.
 ensure_network_tools() { ensure_packages nft=nftables ip=iproute2; }
 
