@@ -54,6 +54,7 @@ async fn users_of_a_file_do_what_their_roles_allow() {
         ("api.auth_strategy", "http_basic"),
         ("http_basic.user_file", &users),
         ("http_basic.admins", "root"),
+        ("images.allowed", "*"),
         ("oslo_policy.policy_file", &policy),
     ]);
     let add = |name: &str, rest: &[&str]| {

@@ -28,7 +28,7 @@ impl Site {
         let cloud = Cloud::open();
         let account = cloud.account("taibai");
         // Apart from those of other tests, of this run and of another.
-        let number = std::process::id() % 60 * 4 + NEXT.fetch_add(1, Ordering::Relaxed) % 4;
+        let (run, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed) % 256);
         let mut options = BTreeMap::from([
             ("api.auth_strategy", "keystone".to_owned()),
             ("engine.lease", "10m".to_owned()),
@@ -38,8 +38,8 @@ impl Site {
             ("keystone_authtoken.project_name", account.auth.project_name.clone()),
             ("keystone_authtoken.region_name", account.region_name.clone()),
             ("network.mode", "bridge".to_owned()),
-            ("network.bridge_name", format!("tbe{number}")),
-            ("network.subnet", format!("10.233.{number}.0/24")),
+            ("network.bridge_name", format!("tbe{}-{number}", run % 10_000)),
+            ("network.subnet", format!("10.{}.{number}.0/24", 200 + run % 30)),
         ]);
         options.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
         let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
