@@ -93,7 +93,8 @@ pub async fn sizes(
 ) -> Result<Vec<i64>> {
     let bytes = |column: Column| {
         let length = Func::cust("octet_length").arg(Expr::col(column.as_column_ref()));
-        Expr::expr(Func::coalesce([length.into(), Expr::val(0)]))
+        // As wide as what it is read into, which PostgreSQL's length is not.
+        Expr::expr(Func::coalesce([length.into(), Expr::val(0_i64)]))
     };
     let query = Entity::find().filter(within(scope, Column::ProjectId)).filter(filters.condition());
     let query = query.select_only().expr_as(bytes(Column::Input).add(bytes(Column::Result)), "bytes");
