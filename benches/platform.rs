@@ -116,6 +116,7 @@ async fn load(supervisor: &Supervisor) {
         version: 0,
         digest: "d".to_owned(),
         limits: protocol::archive::Limits::default(),
+        offline: false,
     };
     let package = futures_util::stream::iter([Ok(bytes::Bytes::from(package(FUNCTION)))]);
     supervisor.load(&load, package, soon(30)).await.unwrap();

@@ -89,6 +89,9 @@ pub struct Load {
     /// SHA-256 of the package, in hexadecimal.
     pub digest: String,
     pub limits: super::archive::Limits,
+    /// The function asked for a worker without a network. Supervisors of before know no such field.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offline: bool,
 }
 
 /// One attempt to run an execution: the epoch rises each time another engine takes it over.

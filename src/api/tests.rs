@@ -21,7 +21,7 @@ use crate::config::{AuthStrategy, Config};
 use crate::db;
 use crate::db::testing::{TestDb, database};
 use crate::engine::testing;
-use crate::model::{ExecutionStatus, RuntimeId, RuntimeStatus, Timestamp, execution, runtime};
+use crate::model::{ExecutionStatus, NetworkAccess, RuntimeId, RuntimeStatus, Timestamp, execution, runtime};
 use crate::policy::{Policy, RULES};
 use crate::storage::LocalStore;
 
@@ -67,6 +67,7 @@ async fn site_of(policy: Policy, authenticator: Authenticator) -> Site {
             active_image: None,
             status,
             status_reason: None,
+            network: NetworkAccess::Default,
             is_public,
             trusted: true,
             created_at: Timestamp::now(),

@@ -70,6 +70,7 @@ pub(crate) fn runtime() -> runtime::Model {
         status_reason: Some("none".into()),
         is_public: true,
         trusted: true,
+        network: NetworkAccess::None,
         created_at: Timestamp::now(),
         updated_at: Some(Timestamp(2)),
     }
@@ -90,6 +91,7 @@ pub(crate) fn function(runtime: &RuntimeId) -> function::Model {
         package_bytes: Some(6 << 30),
         object_etag: Some("0".repeat(32)),
         entry: Some("hello.main".into()),
+        network: NetworkAccess::None,
         count: 3_000_000_000,
         trust_id: Some("trust".into()),
         trust_reason: Some("none".into()),
@@ -118,6 +120,7 @@ pub(crate) fn version(function: &function::Model, number: i32) -> version::Model
         package_digest: Some("e".repeat(64)),
         package_bytes: Some(9),
         entry: Some("hello.old".into()),
+        network: NetworkAccess::Default,
         trust_id: Some("older".into()),
         trust_reason: Some("none".into()),
         created_at: Timestamp::now(),

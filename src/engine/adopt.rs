@@ -16,7 +16,7 @@ use super::{Core, images, keeper, presence};
 use crate::db;
 use crate::error::Result;
 use crate::model::{EngineId, Start, Timestamp, WorkerName, execution};
-use crate::orchestrator::{self, ObservedRun, ObservedWorker};
+use crate::orchestrator::{self, Network, ObservedRun, ObservedWorker};
 use crate::telemetry::Chain;
 
 /// How long a supervisor may take over what it answers at once.
@@ -59,12 +59,15 @@ async fn one(core: &Arc<Core>, observed: ObservedWorker) -> Result<Adopted, Stri
     if !observed.running {
         return Err("its container has ended".to_owned());
     }
-    if observed.network != Some(core.network) {
-        return Err("it is not connected as workers are now".to_owned());
-    }
     let supervisor = Supervisor::new(observed.socket);
     let state = supervisor.state(Instant::now() + ANSWER).await.map_err(|error| Chain(&error).to_string())?;
-    let worker = Worker::new(observed.name, observed.index, observed.runtime, observed.image_id);
+    let runtimes = core.pool.base(&observed.runtime).map_or(core.network, |base| base.network);
+    let offline = state.loaded.as_ref().is_some_and(|loaded| loaded.offline);
+    let network = if offline { Network::None } else { runtimes };
+    if observed.network != Some(network) {
+        return Err("it is not connected as workers are now".to_owned());
+    }
+    let worker = Worker::new(observed.name, observed.index, observed.runtime, observed.image_id, network);
     keeper::check(&worker, &state, core.engine.function_concurrency)?;
     worker.connect(supervisor);
     let worker = Arc::new(worker);

@@ -18,9 +18,10 @@ use crate::config::{self, Config, Pull};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::model::{
-    ExecutionStatus, FunctionStatus, Input, Outcome, Reason, Scope, Start, Timestamp, execution, function,
+    ExecutionStatus, FunctionStatus, Input, NetworkAccess, Outcome, Reason, Scope, Start, Timestamp,
+    execution, function,
 };
-use crate::orchestrator::{self, ImageName, ObservedRun, RunEnd, RunName, RunSpec};
+use crate::orchestrator::{self, ImageName, Network, ObservedRun, RunEnd, RunName, RunSpec};
 use crate::telemetry::Chain;
 
 /// Between two looks at a function whose image is being looked for.
@@ -290,7 +291,10 @@ async fn run(
         max_log_bytes: core.engine.max_log_bytes,
         tmp_bytes: core.images.config.tmp_bytes,
         read_only: core.images.config.read_only,
-        network: core.network,
+        network: match function.network {
+            NetworkAccess::Default => core.network,
+            NetworkAccess::None => Network::None,
+        },
         deadline: Timestamp::now().after(timeout),
     };
     core.images.own(name);

@@ -92,7 +92,7 @@ impl Keeper {
             image_id: image.id.clone(),
             shim: image.shim.clone(),
             slots: core.engine.function_concurrency,
-            network: core.network,
+            network: self.worker.network,
             limits: SlotLimits {
                 max_processes: core.engine.max_processes,
                 max_executions_per_slot: core.engine.max_executions_per_slot,

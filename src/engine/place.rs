@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::worker::{FunctionKey, WorkerState};
 use crate::model::{ProjectId, RuntimeId};
+use crate::orchestrator::Network;
 
 /// A worker, within one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,8 +22,9 @@ pub struct View<'a> {
     pub id: WorkerId,
     pub state: &'a WorkerState,
     pub runtime: &'a RuntimeId,
-    /// It runs the image that its runtime has now.
+    /// It is as workers of its runtime are now.
     pub current: bool,
+    pub network: Network,
     pub last_used: Instant,
 }
 
@@ -31,6 +33,7 @@ pub struct View<'a> {
 pub struct Need<'a> {
     pub function: &'a FunctionKey,
     pub runtime: &'a RuntimeId,
+    pub network: Network,
     /// Calls of the function that wait already and go first.
     pub ahead: usize,
 }
@@ -93,7 +96,11 @@ pub fn place<'a>(
 
 /// One more worker for a function.
 fn another(need: Need<'_>, room: Room, everyone: &[View<'_>]) -> Decision {
-    let usable = |view: &&View<'_>| view.state.is_unbound() && view.current && view.runtime == need.runtime;
+    let usable = |view: &&View<'_>| {
+        view.state.is_unbound()
+            && view.current
+            && (view.runtime, view.network) == (need.runtime, need.network)
+    };
     let unbound = everyone.iter().filter(usable);
     if let Some(view) = unbound.min_by_key(|view| (!matches!(view.state, WorkerState::Prewarmed), view.id)) {
         return Decision::Bind(view.id);

@@ -14,7 +14,7 @@ use super::gateway::PoolStatus;
 use super::place::{View, WorkerId};
 use super::worker::{FunctionKey, Worker, WorkerState};
 use crate::model::{FunctionId, RuntimeId, Start, WorkerName};
-use crate::orchestrator::RuntimeImage;
+use crate::orchestrator::{Network, RuntimeImage};
 
 mod book;
 mod queue;
@@ -48,6 +48,17 @@ pub enum Error {
     Missing,
     #[error("The engine is shutting down.")]
     Closed,
+}
+
+/// What the workers of a runtime are started from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// How the administrator names the image.
+    pub reference: String,
+    /// What that was when it was looked up.
+    pub image: RuntimeImage,
+    /// Of workers whose function does not do without.
+    pub network: Network,
 }
 
 /// A worker to be started by whoever owns the tasks.
@@ -186,9 +197,9 @@ impl Pool {
         }
     }
 
-    /// Takes up workers' runtimes: their image, from now on.
-    pub fn set_runtime(self: &Arc<Self>, runtime: &RuntimeId, image: RuntimeImage) {
-        self.change(|book, effects| book.set_runtime(runtime, image, now(), effects));
+    /// Says what the workers of a runtime are started from, from now on.
+    pub fn set_runtime(self: &Arc<Self>, runtime: &RuntimeId, base: Base) {
+        self.change(|book, effects| book.set_runtime(runtime, base, now(), effects));
     }
 
     /// Says that no worker of a runtime can be started: calls that need one are told `why`, until
@@ -207,8 +218,8 @@ impl Pool {
         self.change(|book, effects| book.remove_runtime(runtime, effects));
     }
 
-    pub fn image(&self, runtime: &RuntimeId) -> Option<RuntimeImage> {
-        self.lock().image(runtime)
+    pub fn base(&self, runtime: &RuntimeId) -> Option<Base> {
+        self.lock().base(runtime)
     }
 
     /// Starts unbound workers until the runtime has `wanted`, as far as there is room.
@@ -216,14 +227,14 @@ impl Pool {
         self.change(|book, effects| book.prewarm(runtime, wanted, now(), effects));
     }
 
-    /// Starts a worker of an image that may not be its runtime's yet and tells how that went. `None`
+    /// Starts a worker from what may not be its runtime's yet and tells how that went. `None`
     /// where there is no room; some is then made.
     pub fn probe(
         self: &Arc<Self>,
         runtime: &RuntimeId,
-        image: RuntimeImage,
+        base: &Base,
     ) -> Option<oneshot::Receiver<Result<(), String>>> {
-        self.change(|book, effects| book.probe(runtime, image, now(), effects))
+        self.change(|book, effects| book.probe(runtime, base, now(), effects))
     }
 
     /// Takes a worker that lives already; one lease for each execution that it runs.

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::pool::Base;
 use super::worker::{FunctionKey, WorkerState};
 use super::{Core, images, retention};
 use crate::db;
 use crate::error::{Error, Result};
-use crate::model::{RuntimeId, RuntimeStatus, Scope, runtime};
-use crate::orchestrator::{self, RuntimeImage};
+use crate::model::{NetworkAccess, RuntimeId, RuntimeStatus, Scope, runtime};
+use crate::orchestrator::{self, Network};
 use crate::telemetry::Chain;
 
 /// Longest time between two looks.
@@ -163,7 +164,7 @@ async fn runtimes(core: &Arc<Core>, probing: &Probing) -> Result<()> {
                 core.pool.prewarm(&row.id, core.engine.pool_size as usize);
             }
             RuntimeStatus::Error => {
-                if core.pool.image(&row.id).is_some() {
+                if core.pool.base(&row.id).is_some() {
                     core.pool.remove_runtime(&row.id);
                 }
             }
@@ -179,10 +180,13 @@ async fn runtimes(core: &Arc<Core>, probing: &Probing) -> Result<()> {
     Ok(())
 }
 
-/// The image of a runtime that works already, looked for until it is found. Where it is not on this
-/// machine any more, calls are told so at once, and so is who looks at the runtime.
+/// The image of a runtime that works already, looked for until it is found, also where another engine tried
+/// it out. Where it is not on this machine any more, calls are told so at once, and so is who looks at the
+/// runtime.
 pub(super) async fn ensure_image(core: &Core, row: &runtime::Model, reference: &str) {
-    if core.pool.image(&row.id).is_some() {
+    let network = network_of(core, row);
+    let before = core.pool.base(&row.id);
+    if before.as_ref().is_some_and(|base| base.reference == reference && base.network == network) {
         return;
     }
     // The reason names the machine: on another the image may be there.
@@ -190,7 +194,10 @@ pub(super) async fn ensure_image(core: &Core, row: &runtime::Model, reference: &
     let known = row.status_reason.as_deref().filter(|reason| reason.starts_with(&mine));
     let reason = match core.orchestrator.inspect_image(reference).await {
         Ok(image) => {
-            core.pool.set_runtime(&row.id, image);
+            core.pool.set_runtime(&row.id, Base { reference: reference.to_owned(), image, network });
+            if before.is_some() {
+                core.pool.drain_where(|info| info.worker.runtime == row.id && !info.current);
+            }
             None
         }
         Err(
@@ -214,6 +221,14 @@ pub(super) async fn ensure_image(core: &Core, row: &runtime::Model, reference: &
     let (db, status) = (core.db.writer(), row.status);
     if let Err(error) = db::runtimes::set_status(&db, &row.id, &[status], status, reason.as_deref()).await {
         tracing::warn!(runtime.id = %row.id, error = %Chain(&error), "a runtime's reason could not be written");
+    }
+}
+
+/// What the workers of a runtime are connected to.
+fn network_of(core: &Core, row: &runtime::Model) -> Network {
+    match row.network {
+        NetworkAccess::Default => core.network,
+        NetworkAccess::None => Network::None,
     }
 }
 
@@ -258,7 +273,7 @@ fn probe_once(core: &Arc<Core>, probing: &Probing, row: &runtime::Model) {
 
 /// What came of trying an image: a sentence for the administrator where it failed, nothing where
 /// that is not the image's fault.
-type Probed = Result<RuntimeImage, Option<String>>;
+type Probed = Result<Base, Option<String>>;
 
 async fn probe(core: &Arc<Core>, row: &runtime::Model) -> Probed {
     let image = match core.orchestrator.inspect_image(&row.image).await {
@@ -272,9 +287,10 @@ async fn probe(core: &Arc<Core>, row: &runtime::Model) -> Probed {
             return Err(None);
         }
     };
+    let base = Base { reference: row.image.clone(), image, network: network_of(core, row) };
     let give_up = Instant::now() + core.start_timeout * 2;
     let outcome = loop {
-        match core.pool.probe(&row.id, image.clone()) {
+        match core.pool.probe(&row.id, &base) {
             Some(outcome) => break outcome,
             // It is made where that is possible.
             None if Instant::now() < give_up => sleep(Duration::from_millis(100)).await,
@@ -282,7 +298,7 @@ async fn probe(core: &Arc<Core>, row: &runtime::Model) -> Probed {
         }
     };
     match outcome.await {
-        Ok(Ok(())) => Ok(image),
+        Ok(Ok(())) => Ok(base),
         Ok(Err(why)) => Err(Some(why)),
         Err(_) => Err(None),
     }
@@ -291,10 +307,10 @@ async fn probe(core: &Arc<Core>, row: &runtime::Model) -> Probed {
 async fn conclude(core: &Core, row: &runtime::Model, probed: Probed) -> Result<(), Error> {
     let db = core.db.writer();
     match (probed, &row.active_image) {
-        (Ok(image), _) => {
+        (Ok(base), _) => {
             if db::runtimes::activate(&db, &row.id, row.status, &row.image, None).await? {
                 tracing::info!(runtime.id = %row.id, image = row.image, "a runtime is available");
-                core.pool.set_runtime(&row.id, image);
+                core.pool.set_runtime(&row.id, base);
                 core.pool.drain_where(|info| info.worker.runtime == row.id && !info.current);
             }
         }

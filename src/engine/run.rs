@@ -24,9 +24,10 @@ use crate::db;
 use crate::error::{Error, Result, Source};
 use crate::model::function::{self, Source as CodeSource};
 use crate::model::{
-    ExecutionId, ExecutionStatus, FunctionId, Outcome, Reason, RuntimeId, Scope, Start, Timestamp, TrustId,
-    execution,
+    ExecutionId, ExecutionStatus, FunctionId, NetworkAccess, Outcome, Reason, RuntimeId, Scope, Start,
+    Timestamp, TrustId, execution,
 };
+use crate::orchestrator::Network;
 use crate::telemetry::Chain;
 
 /// What the entry is where a function names none.
@@ -70,6 +71,8 @@ impl Plan {
                 function: function.id.clone(),
                 version: target.version,
                 digest,
+                // Where none has a network, all are alike.
+                offline: core.network != Network::None && function.network == NetworkAccess::None,
             }),
             runtime,
             entry: entry.unwrap_or_else(|| ENTRY.to_owned()),

@@ -130,6 +130,7 @@ fn as_published(function: function::Model, version: version::Model) -> function:
         package_bytes: version.package_bytes,
         object_etag: None,
         entry: version.entry,
+        network: version.network,
         trust_id: version.trust_id,
         trust_reason: version.trust_reason,
         ..function

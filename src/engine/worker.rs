@@ -8,6 +8,7 @@ use protocol::worker::{Attempt, Load};
 
 use super::supervisor::Supervisor;
 use crate::model::{FunctionId, ProjectId, RuntimeId, WorkerName, function};
+use crate::orchestrator::Network;
 
 /// What a worker is bound to, once and for all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +20,8 @@ pub struct FunctionKey {
     pub version: i32,
     /// From [`function::Model::digest`].
     pub digest: String,
+    /// Without a network, whatever its runtime has.
+    pub offline: bool,
 }
 
 impl FunctionKey {
@@ -34,6 +37,7 @@ impl FunctionKey {
             version: self.version,
             digest: self.digest.clone(),
             limits,
+            offline: self.offline,
         }
     }
 }
@@ -45,6 +49,7 @@ impl From<&Load> for FunctionKey {
             function: load.function.as_str().into(),
             version: load.version,
             digest: load.digest.clone(),
+            offline: load.offline,
         }
     }
 }
@@ -184,14 +189,16 @@ pub struct Worker {
     pub index: u32,
     pub runtime: RuntimeId,
     pub image_id: String,
+    pub network: Network,
     supervisor: OnceLock<Supervisor>,
     /// Outcomes that are safely stored and that the supervisor may forget.
     settled: Mutex<Vec<Attempt>>,
 }
 
 impl Worker {
-    pub fn new(name: WorkerName, index: u32, runtime: RuntimeId, image_id: String) -> Self {
-        Self { name, index, runtime, image_id, supervisor: OnceLock::new(), settled: Mutex::default() }
+    pub fn new(name: WorkerName, index: u32, runtime: RuntimeId, image_id: String, network: Network) -> Self {
+        let (supervisor, settled) = Default::default();
+        Self { name, index, runtime, image_id, network, supervisor, settled }
     }
 
     /// Set once, by whoever started or adopted the worker, before it becomes ready.
@@ -226,6 +233,7 @@ mod tests {
             function: name.into(),
             version: 0,
             digest: "d".to_owned(),
+            offline: false,
         })
     }
 

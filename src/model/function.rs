@@ -2,7 +2,7 @@ use sea_orm::entity::prelude::*;
 
 use crate::error::{Error, Result};
 
-use super::{FunctionId, FunctionStatus, ProjectId, RuntimeId, Timestamp, TrustId};
+use super::{FunctionId, FunctionStatus, NetworkAccess, ProjectId, RuntimeId, Timestamp, TrustId};
 #[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "functions")]
 pub struct Model {
@@ -27,6 +27,8 @@ pub struct Model {
     /// What Swift called the content of the function's object when it was looked at last.
     pub object_etag: Option<String>,
     pub entry: Option<String>,
+    /// Of its own workers.
+    pub network: NetworkAccess,
     /// Executions of version 0.
     pub count: i64,
     /// In whose name the function uses the cloud.

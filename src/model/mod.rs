@@ -30,6 +30,8 @@ pub use input::{FUNCTION_INPUT, Input};
 pub use outcome::{Outcome, Reason};
 pub use schedule::Schedule;
 pub use scope::{Caller, Scope};
-pub use status::{ExecutionStatus, FunctionStatus, JobStatus, RuntimeStatus, Start, WebhookMode};
+pub use status::{
+    ExecutionStatus, FunctionStatus, JobStatus, NetworkAccess, RuntimeStatus, Start, WebhookMode,
+};
 pub use time::Timestamp;
 pub use token::{AccessRule, ApplicationCredential, Token, TokenInfo, UserToken};

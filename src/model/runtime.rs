@@ -1,6 +1,6 @@
 use sea_orm::entity::prelude::*;
 
-use super::{ProjectId, RuntimeId, RuntimeStatus, Timestamp};
+use super::{NetworkAccess, ProjectId, RuntimeId, RuntimeStatus, Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "runtimes")]
 pub struct Model {
@@ -19,6 +19,8 @@ pub struct Model {
     pub status_reason: Option<String>,
     pub is_public: bool,
     pub trusted: bool,
+    /// Of all its workers.
+    pub network: NetworkAccess,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }

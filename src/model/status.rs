@@ -47,6 +47,18 @@ pub enum FunctionStatus {
     Error,
 }
 
+/// What the workers of a runtime or of a function are connected to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, EnumIter, DeriveActiveEnum, Serialize, Deserialize)]
+#[sea_orm(rs_type = "String", db_type = "String(StringLen::N(16))", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkAccess {
+    /// What the deployment says; for a function, what its runtime says.
+    #[default]
+    Default,
+    /// Nothing.
+    None,
+}
+
 /// What a caller of a webhook waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum, Serialize, Deserialize)]
 #[sea_orm(rs_type = "String", db_type = "String(StringLen::N(16))", rename_all = "snake_case")]

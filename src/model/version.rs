@@ -1,6 +1,6 @@
 use sea_orm::entity::prelude::*;
 
-use super::{FunctionId, ProjectId, RuntimeId, Timestamp, TrustId};
+use super::{FunctionId, NetworkAccess, ProjectId, RuntimeId, Timestamp, TrustId};
 #[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "function_versions")]
 pub struct Model {
@@ -18,6 +18,7 @@ pub struct Model {
     pub package_digest: Option<String>,
     pub package_bytes: Option<i64>,
     pub entry: Option<String>,
+    pub network: NetworkAccess,
     /// In whose name the version uses the cloud: whoever uploaded its code.
     pub trust_id: Option<TrustId>,
     /// Why there is no trust, as a sentence.

@@ -18,7 +18,7 @@ use crate::engine::target::{Target, not_available_text};
 use crate::error::{Error, Result};
 use crate::model::function::Source;
 use crate::model::{
-    Caller, FunctionId, FunctionStatus, RuntimeId, RuntimeStatus, Scope, Timestamp, function,
+    Caller, FunctionId, FunctionStatus, NetworkAccess, RuntimeId, RuntimeStatus, Scope, Timestamp, function,
 };
 use crate::openstack::Keystone;
 use crate::storage::{Content, PackageStore, Received};
@@ -41,6 +41,7 @@ pub struct Input {
     pub cpu: Option<i64>,
     pub memory_size: Option<i64>,
     pub timeout: Option<i64>,
+    pub network: Option<NetworkAccess>,
     pub package: Option<Received>,
 }
 
@@ -154,6 +155,7 @@ impl Functions {
             package_bytes: code.bytes,
             object_etag: code.etag,
             entry,
+            network: input.network.unwrap_or_default(),
             count: 0,
             trust_id: delegation.trust,
             trust_reason: delegation.reason,
@@ -198,7 +200,8 @@ impl Functions {
             || input.package.is_some()
             || input.entry.is_some()
             || input.cpu.is_some()
-            || input.memory_size.is_some();
+            || input.memory_size.is_some()
+            || input.network.is_some();
         let current = self.get(caller, id).await?;
         if code_changes {
             self.check_may_change(&current, code.as_ref()).await?;
@@ -240,7 +243,7 @@ impl Functions {
         tx.commit().await?;
         drop(held);
 
-        let runs_as = |row: &function::Model| (identity_of(row), row.cpu, row.memory_size);
+        let runs_as = |row: &function::Model| (identity_of(row), row.cpu, row.memory_size, row.network);
         if runs_as(&before) != runs_as(&row) {
             release(&self.engine, id, 0).await;
         }
@@ -423,6 +426,9 @@ fn change(
     }
     if let Some(timeout) = input.timeout.and_then(|timeout| i32::try_from(timeout).ok()) {
         change.timeout = Set(timeout);
+    }
+    if let Some(network) = input.network {
+        change.network = Set(network);
     }
     change
 }

@@ -264,6 +264,7 @@ impl Work<'_> {
             status_reason: None,
             is_public: row.is_public.unwrap_or(true),
             trusted: row.trusted.unwrap_or(true),
+            network: NetworkAccess::Default,
             created_at,
             updated_at,
         })
@@ -327,6 +328,7 @@ impl Work<'_> {
                 Source::Image => None,
                 _ => row.entry.filter(|entry| !entry.is_empty()).or(Some(DEFAULT_ENTRY.to_owned())),
             },
+            network: NetworkAccess::Default,
             count: row.count.unwrap_or(0),
             trust_id: None,
             trust_reason: row.trust_id.map(|_| NO_TRUST.to_owned()),
@@ -459,6 +461,7 @@ impl Work<'_> {
             package_digest: digest,
             package_bytes: bytes,
             entry: function.entry.clone(),
+            network: function.network,
             trust_id: None,
             trust_reason: function.trust_reason.clone(),
             created_at,

@@ -7,7 +7,7 @@ use crate::db::{self, Db, Page};
 use crate::engine::gateway::Gateway;
 use crate::engine::target::not_available;
 use crate::error::{Error, Result};
-use crate::model::{Caller, RuntimeId, RuntimeStatus, Timestamp, runtime};
+use crate::model::{Caller, NetworkAccess, RuntimeId, RuntimeStatus, Timestamp, runtime};
 
 #[derive(Debug)]
 pub struct NewRuntime {
@@ -16,6 +16,7 @@ pub struct NewRuntime {
     pub description: Option<String>,
     pub is_public: bool,
     pub trusted: bool,
+    pub network: NetworkAccess,
 }
 
 /// What is `None` stays.
@@ -24,6 +25,7 @@ pub struct RuntimeUpdate {
     pub name: Option<String>,
     pub image: Option<String>,
     pub description: Option<String>,
+    pub network: Option<NetworkAccess>,
 }
 
 #[derive(Clone)]
@@ -61,6 +63,7 @@ impl Runtimes {
             status_reason: None,
             is_public: new.is_public,
             trusted: new.trusted,
+            network: new.network,
             created_at: Timestamp::now(),
             updated_at: None,
         };
@@ -69,8 +72,8 @@ impl Runtimes {
         Ok(row)
     }
 
-    /// Changes name and description in any status, and the image of an available runtime that no
-    /// worker uses: its pool is then replaced.
+    /// Changes name and description in any status, and the image and the network of an available runtime
+    /// that no worker uses: its pool is then replaced.
     pub async fn update(
         &self,
         caller: &Caller,
@@ -79,20 +82,21 @@ impl Runtimes {
     ) -> Result<runtime::Model> {
         check_texts(update.name.as_deref(), update.description.as_deref(), update.image.as_deref())?;
         // Asked first: a transaction holds nothing but SQL.
-        let in_use = match &update.image {
-            Some(_) => self.engine.pool(id).await?.is_some_and(|pool| pool.total > pool.available),
-            None => false,
-        };
+        let may_upgrade = update.image.is_some() || update.network.is_some();
+        let in_use =
+            may_upgrade && self.engine.pool(id).await?.is_some_and(|pool| pool.total > pool.available);
         let tx = self.db.begin().await?;
         let row = db::runtimes::find(&tx, id, &caller.project_id).await?;
         let row = row.ok_or_else(|| Error::not_found("Runtime", id))?;
         let mut change = runtime::ActiveModel { id: Set(id.clone()), ..Default::default() };
         let mut upgrades = false;
-        if let Some(image) = update.image {
+        if may_upgrade {
             if row.status != RuntimeStatus::Available {
                 return Err(not_available(id));
             }
-            if image != row.image {
+            let image = update.image.unwrap_or_else(|| row.image.clone());
+            let network = update.network.unwrap_or(row.network);
+            if (&image, network) != (&row.image, row.network) {
                 if in_use {
                     return Err(Error::Guarded(format!("Runtime {id} is still in use by functions.")));
                 }
@@ -102,6 +106,7 @@ impl Runtimes {
                 }
                 upgrades = true;
                 change.image = Set(image);
+                change.network = Set(network);
             }
         }
         if update.name.is_some() {

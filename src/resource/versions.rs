@@ -179,6 +179,7 @@ fn published(function: &function::Model, number: i32, description: Option<String
         package_digest: function.package_digest.clone(),
         package_bytes: function.package_bytes,
         entry: function.entry.clone(),
+        network: function.network,
         // Of whoever uploaded this code.
         trust_id: function.trust_id.clone(),
         trust_reason: function.trust_reason.clone(),

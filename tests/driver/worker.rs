@@ -142,6 +142,7 @@ impl Worker {
             version: 0,
             digest: "digest".to_owned(),
             limits: archive::Limits { max_entries: 100, max_expanded_bytes: 64 * MIB, max_ratio: 100 },
+            offline: false,
         };
         // In pieces, as it comes from a file.
         let pieces: Vec<_> =

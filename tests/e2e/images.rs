@@ -157,6 +157,21 @@ async fn an_image_gets_no_rights_no_network_and_nothing_of_ours() {
 }
 
 #[tokio::test]
+async fn an_image_does_without_a_network_where_its_function_says_so() {
+    let image = Image::build("connected", "");
+    let service = crate::network::start(&ANY).await;
+    let seen = async |fields: &[(&str, Value)]| {
+        let function = function(&service, &image, fields).await;
+        let done = service.execute("demo", &function, "look").await;
+        let log = service.execution_log("demo", done["id"].as_str().unwrap()).await;
+        log.lines().find(|line| line.starts_with("net ")).unwrap().to_owned()
+    };
+    assert_eq!(seen(&[]).await, "net ['eth0', 'lo']");
+    assert_eq!(seen(&[("network", json!("none"))]).await, "net ['lo']");
+    service.stop_clean().await;
+}
+
+#[tokio::test]
 async fn an_image_that_cannot_be_had_is_said_with_the_reason() {
     let image = Image::build("volumes", "VOLUME /data");
     let allowed = "docker.io/taibai-test/*, registry.invalid/*";

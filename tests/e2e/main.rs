@@ -11,6 +11,7 @@ mod executions;
 mod identity;
 mod images;
 mod jobs;
+mod network;
 mod nodejs;
 #[path = "../../src/db/testing/own.rs"]
 mod own;

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use serde_json::{Map, Value};
 
+use super::connection;
 use crate::api::App;
 use crate::api::extract::{Encoding, not_json, pairs, read_whole, too_large};
 use crate::api::wire::{as_integer, invalid};
@@ -25,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::resource::functions::Input;
 use crate::storage::{self, PackageStore, Received};
 
-const TEXTS: [&str; 4] = ["runtime_id", "name", "description", "entry"];
+const TEXTS: [&str; 5] = ["runtime_id", "name", "description", "entry", "network"];
 const NUMBERS: [(&str, &str); 3] = [("cpu", "cpu"), ("memory_size", "memory"), ("timeout", "timeout")];
 /// The client's way of naming a Swift object in an update, which cannot be read.
 const LOOSE: [&str; 2] = ["source", "swift"];
@@ -93,7 +94,7 @@ fn interpret(mut fields: Map<String, Value>) -> Result<Input> {
         Some(other) => Err(invalid(name, &other, "A string is required.")),
         None => Ok(None),
     };
-    let [runtime_id, name, description, entry] = TEXTS.map(&mut text);
+    let [runtime_id, name, description, entry, network] = TEXTS.map(&mut text);
     let [cpu, memory_size, timeout] = NUMBERS.map(|(name, called)| match given(name) {
         Some(value) => as_integer(&value).map(Some).ok_or_else(|| {
             Error::Invalid(format!("Invalid {called} resource specified. An integer is required."))
@@ -118,6 +119,7 @@ fn interpret(mut fields: Map<String, Value>) -> Result<Input> {
         cpu: cpu?,
         memory_size: memory_size?,
         timeout: timeout?,
+        network: connection(network?)?,
         package: None,
     })
 }

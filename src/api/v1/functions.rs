@@ -18,7 +18,7 @@ use crate::api::extract::{Body, NoQuery, PathId, Query};
 use crate::api::route::at;
 use crate::api::wire::{Shape, integer, text_as_boolean};
 use crate::error::Error;
-use crate::model::{Caller, FunctionId, FunctionStatus, function};
+use crate::model::{Caller, FunctionId, FunctionStatus, NetworkAccess, function};
 use crate::policy::Target;
 use crate::storage::Content;
 
@@ -69,6 +69,7 @@ struct FunctionView<C> {
     /// `creating` while the image of an image function is looked for.
     status: FunctionStatus,
     status_reason: Option<String>,
+    network: NetworkAccess,
 }
 
 impl<C> FunctionView<C> {
@@ -92,6 +93,7 @@ impl<C> FunctionView<C> {
             os_session_reason: row.trust_reason,
             status: row.status,
             status_reason: row.status_reason,
+            network: row.network,
         }
     }
 }
@@ -303,6 +305,7 @@ mod tests {
             package_bytes: Some(1),
             object_etag: Some("not shown".to_owned()),
             entry: Some("main.main".to_owned()),
+            network: NetworkAccess::Default,
             count: 0,
             trust_id: None,
             trust_reason: Some("no trust".to_owned()),
@@ -319,7 +322,7 @@ mod tests {
     #[test]
     fn code_is_an_object_alone_and_text_in_a_list() {
         let head = r#"{"id":"f","name":"hello","description":null,"cpu":100,"memory_size":33554432,"timeout":5,"runtime_id":null,"code":"#;
-        let tail = r#","entry":"main.main","count":0,"latest_version":0,"project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null,"os_session":false,"os_session_reason":"no trust","status":"available","status_reason":null}"#;
+        let tail = r#","entry":"main.main","count":0,"latest_version":0,"project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null,"os_session":false,"os_session_reason":"no trust","status":"available","status_reason":null,"network":"default"}"#;
         let alone = serde_json::to_string(&FunctionView::alone(row()).unwrap()).unwrap();
         assert_eq!(alone, format!(r#"{head}{{"source":"package","md5sum":"m"}}{tail}"#));
         let listed = serde_json::to_string(&FunctionView::in_a_list(row())).unwrap();

@@ -21,7 +21,7 @@ use super::extract::Query;
 use super::wire::invalid;
 use crate::db::{Filter, Listed, Page};
 use crate::error::Result;
-use crate::model::{Caller, Scope, Timestamp};
+use crate::model::{Caller, NetworkAccess, Scope, Timestamp};
 use crate::policy::Policy;
 
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -98,6 +98,15 @@ fn page<E: Listed>(query: &Query) -> Result<Page<E>> {
         (page.key, page.descending) = (key, order == "desc");
     }
     Ok(page)
+}
+
+/// The field `network` of a runtime or a function.
+fn connection(given: Option<String>) -> Result<Option<NetworkAccess>> {
+    given.map_or(Ok(None), |text| match text.as_str() {
+        "default" => Ok(Some(NetworkAccess::Default)),
+        "none" => Ok(Some(NetworkAccess::None)),
+        _ => Err(invalid("network", &Value::String(text), "It has to be default or none.")),
+    })
 }
 
 /// The condition that a query key holds; none where it is absent or empty.

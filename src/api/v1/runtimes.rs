@@ -7,14 +7,14 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Time, empty, list_query, page};
+use super::{Time, connection, empty, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId};
 use crate::api::route::at;
 use crate::api::wire::{Shape, boolean, ignored, read_only, text};
 use crate::error::Error;
-use crate::model::{Caller, RuntimeId, RuntimeStatus, runtime};
+use crate::model::{Caller, NetworkAccess, RuntimeId, RuntimeStatus, runtime};
 use crate::policy::Target;
 use crate::resource::runtimes::{NewRuntime, RuntimeUpdate};
 
@@ -41,6 +41,7 @@ const SHAPE: Shape = Shape {
         text("description"),
         boolean("is_public"),
         boolean("trusted"),
+        text("network"),
         read_only("status"),
         read_only("project_id"),
         read_only("created_at"),
@@ -55,6 +56,7 @@ struct RuntimeBody {
     description: Option<String>,
     is_public: Option<bool>,
     trusted: Option<bool>,
+    network: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,6 +73,7 @@ struct RuntimeView {
     updated_at: Option<Time>,
     /// Why the status is `error`. Not one of Qinling's, and behind those that are.
     status_reason: Option<String>,
+    network: NetworkAccess,
 }
 
 impl From<runtime::Model> for RuntimeView {
@@ -87,6 +90,7 @@ impl From<runtime::Model> for RuntimeView {
             created_at: Time(row.created_at),
             updated_at: row.updated_at.map(Time),
             status_reason: row.status_reason,
+            network: row.network,
         }
     }
 }
@@ -113,6 +117,7 @@ async fn create(
         description: body.description,
         is_public: body.is_public.unwrap_or(true),
         trusted: body.trusted.unwrap_or(true),
+        network: connection(body.network)?.unwrap_or_default(),
     };
     let row = app.runtimes.create(&caller, new).await?;
     Ok(HttpResponse::Created().json(RuntimeView::from(row)))
@@ -132,8 +137,8 @@ async fn update(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "runtime:update")?;
-    let RuntimeBody { name, image, description, .. } = body.parse(&SHAPE)?;
-    let update = RuntimeUpdate { name, image, description };
+    let RuntimeBody { name, image, description, network, .. } = body.parse(&SHAPE)?;
+    let update = RuntimeUpdate { name, image, description, network: connection(network)? };
     let id = id.0.into();
     enforce_on(&app, &caller, "runtime:update", &id).await?;
     let row = app.runtimes.update(&caller, &id, update).await?;
@@ -188,6 +193,7 @@ mod tests {
             active_image: None,
             status: RuntimeStatus::Creating,
             status_reason: Some("why".to_owned()),
+            network: NetworkAccess::None,
             is_public: true,
             trusted: false,
             created_at: Timestamp(1_767_323_045_999_999),
@@ -195,7 +201,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&RuntimeView::from(row)).unwrap(),
-            r#"{"id":"r","name":null,"image":"img","description":null,"is_public":true,"trusted":false,"status":"creating","project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null,"status_reason":"why"}"#
+            r#"{"id":"r","name":null,"image":"img","description":null,"is_public":true,"trusted":false,"status":"creating","project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":null,"status_reason":"why","network":"none"}"#
         );
     }
 }

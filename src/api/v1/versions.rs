@@ -16,7 +16,7 @@ use crate::api::route::at;
 use crate::api::wire::{Shape, as_integer, ignored, integer, read_only, text, text_as_boolean};
 use crate::engine::target::Target;
 use crate::error::Result;
-use crate::model::{Caller, version};
+use crate::model::{Caller, NetworkAccess, version};
 use crate::policy;
 
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -73,6 +73,7 @@ struct VersionView {
     /// Whether `context['os_session']` is a session, and a sentence where it is not.
     os_session: bool,
     os_session_reason: Option<String>,
+    network: NetworkAccess,
 }
 
 impl From<version::Model> for VersionView {
@@ -93,6 +94,7 @@ impl From<version::Model> for VersionView {
             runtime_id: row.runtime_id.map(|id| id.0),
             os_session: row.trust_id.is_some(),
             os_session_reason: row.trust_reason,
+            network: row.network,
         }
     }
 }
@@ -243,7 +245,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&VersionView::from(row)).unwrap(),
-            r#"{"id":"v","description":"first","function_id":"f","version_number":3,"count":7,"project_id":"demo","created_at":"2026-01-02T03:04:05Z","updated_at":null,"entry":"hello.old","cpu":200,"memory_size":33554432,"timeout":6,"runtime_id":"r","os_session":true,"os_session_reason":"none"}"#
+            r#"{"id":"v","description":"first","function_id":"f","version_number":3,"count":7,"project_id":"demo","created_at":"2026-01-02T03:04:05Z","updated_at":null,"entry":"hello.old","cpu":200,"memory_size":33554432,"timeout":6,"runtime_id":"r","os_session":true,"os_session_reason":"none","network":"default"}"#
         );
     }
 }

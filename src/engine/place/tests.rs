@@ -13,6 +13,7 @@ fn key(project: &str, function: &str) -> Arc<FunctionKey> {
         function: function.into(),
         version: 0,
         digest: "d".to_owned(),
+        offline: false,
     })
 }
 
@@ -25,6 +26,7 @@ struct Fake {
     state: WorkerState,
     runtime: RuntimeId,
     current: bool,
+    network: Network,
     last_used: Instant,
 }
 
@@ -37,6 +39,7 @@ fn views(workers: &[Fake]) -> Vec<View<'_>> {
             state: &fake.state,
             runtime: &fake.runtime,
             current: fake.current,
+            network: fake.network,
             last_used: fake.last_used,
         })
         .collect()
@@ -50,7 +53,8 @@ fn decide(workers: &[Fake], function: &FunctionKey, ahead: usize, room: Room) ->
         .filter(|view| view.state.function().is_some_and(|bound| **bound == *function))
         .copied()
         .collect();
-    place(Need { function, runtime: &runtime, ahead }, room, mine.into_iter(), || everyone)
+    let network = if function.offline { Network::None } else { Network::Bridge };
+    place(Need { function, runtime: &runtime, network, ahead }, room, mine.into_iter(), || everyone)
 }
 
 fn room(max_workers: usize) -> Room {
@@ -62,6 +66,7 @@ fn fake(state: WorkerState, age: u64) -> Fake {
         state,
         runtime: "r0".into(),
         current: true,
+        network: Network::Bridge,
         // Instants only grow, so an age is counted from a point in the future.
         last_used: start() + Duration::from_secs(1000 - age),
     }
@@ -111,6 +116,19 @@ fn an_unbound_worker_of_another_runtime_goes_before_a_bound_one() {
     let other = Fake { runtime: "r1".into(), ..fake(WorkerState::Prewarmed, 0) };
     let workers = [idle(&b, 1), other];
     assert_eq!(decide(&workers, &a, 0, room(2)), Decision::Start { evict: Some(WorkerId(1)) });
+}
+
+#[test]
+fn a_worker_is_bound_to_what_wants_its_network() {
+    let a = key("p", "a");
+    let offline = Arc::new(FunctionKey { offline: true, ..(*a).clone() });
+    let connected = fake(WorkerState::Prewarmed, 2);
+    let unconnected = Fake { network: Network::None, ..fake(WorkerState::Prewarmed, 1) };
+    let workers = [connected, unconnected];
+    assert_eq!(decide(&workers, &a, 0, room(2)), Decision::Bind(WorkerId(0)));
+    assert_eq!(decide(&workers, &offline, 0, room(2)), Decision::Bind(WorkerId(1)));
+    assert_eq!(decide(&workers[..1], &offline, 0, room(2)), Decision::Start { evict: None });
+    assert_eq!(decide(&workers[1..], &a, 0, room(2)), Decision::Start { evict: None });
 }
 
 #[test]

@@ -230,14 +230,8 @@ impl Book {
         chosen.len()
     }
 
-    pub fn set_runtime(
-        &mut self,
-        id: &RuntimeId,
-        image: RuntimeImage,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.runtimes.set(id, image) {
+    pub fn set_runtime(&mut self, id: &RuntimeId, base: Base, now: Instant, effects: &mut Vec<Effect>) {
+        if self.runtimes.set(id, base) {
             self.pump(now, effects);
         }
     }
@@ -249,7 +243,7 @@ impl Book {
     }
 
     pub fn image_is_gone(&mut self, id: &RuntimeId, image_id: &str, effects: &mut Vec<Effect>) {
-        if self.runtimes.is_current(id, image_id) {
+        if self.runtimes.has_image(id, image_id) {
             self.runtimes.remove(id);
             effects.push(Effect::Nudge);
         }
@@ -280,8 +274,8 @@ impl Book {
         }
     }
 
-    pub fn image(&self, id: &RuntimeId) -> Option<RuntimeImage> {
-        self.runtimes.image(id).cloned()
+    pub fn base(&self, id: &RuntimeId) -> Option<Base> {
+        self.runtimes.base(id).cloned()
     }
 
     pub fn prewarm(&mut self, id: &RuntimeId, wanted: usize, now: Instant, effects: &mut Vec<Effect>) {
@@ -290,22 +284,22 @@ impl Book {
         if !may || self.functions.keys().any(|key| self.is_short(key)) {
             return;
         }
-        let Some(image) = self.runtimes.image(id).cloned() else { return };
+        let Some(base) = self.runtimes.base(id).cloned() else { return };
         let ready = self.workers.values().filter(|entry| {
-            entry.state.is_unbound() && entry.worker.runtime == *id && entry.worker.image_id == image.id
+            entry.state.is_unbound() && entry.worker.runtime == *id && self.is_current(entry)
         });
         for _ in ready.count()..wanted {
             if self.workers.len() >= self.limits.max_workers {
                 return;
             }
-            self.spawn(id, image.clone(), None, now, effects);
+            self.spawn(id, &base, None, now, effects);
         }
     }
 
     pub fn probe(
         &mut self,
         id: &RuntimeId,
-        image: RuntimeImage,
+        base: &Base,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) -> Option<oneshot::Receiver<Result<(), String>>> {
@@ -324,7 +318,7 @@ impl Book {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        let id = self.spawn(id, image, None, now, effects);
+        let id = self.spawn(id, base, None, now, effects);
         self.workers.get_mut(&id).expect("just made").probe = Some(sender);
         Some(receiver)
     }
@@ -403,7 +397,7 @@ impl Book {
     }
 
     pub fn status(&self, id: &RuntimeId) -> Option<PoolStatus> {
-        self.runtimes.image(id)?;
+        self.runtimes.base(id)?;
         let of = || self.workers.values().filter(|entry| entry.worker.runtime == *id);
         let count = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
         Some(PoolStatus {
@@ -420,7 +414,7 @@ impl Book {
                 worker: entry.worker.clone(),
                 state: entry.state.clone(),
                 last_used: entry.last_used,
-                current: self.runtimes.is_current(&entry.worker.runtime, &entry.worker.image_id),
+                current: self.is_current(entry),
             })
             .collect()
     }
@@ -513,12 +507,22 @@ impl Book {
         }
     }
 
+    /// It is as workers of its runtime are now; a bound one may do without their network.
+    fn is_current(&self, entry: &Entry) -> bool {
+        let worker = &entry.worker;
+        self.runtimes.base(&worker.runtime).is_some_and(|base| {
+            let offline = entry.state.function().is_some_and(|function| function.offline);
+            worker.image_id == base.image.id && worker.network == network_for(base, offline)
+        })
+    }
+
     fn view<'a>(&self, id: WorkerId, entry: &'a Entry) -> View<'a> {
         View {
             id,
             state: &entry.state,
             runtime: &entry.worker.runtime,
-            current: self.runtimes.is_current(&entry.worker.runtime, &entry.worker.image_id),
+            current: self.is_current(entry),
+            network: entry.worker.network,
             last_used: entry.last_used,
         }
     }
@@ -526,6 +530,10 @@ impl Book {
     fn views(&self) -> Vec<View<'_>> {
         self.workers.iter().map(|(id, entry)| self.view(*id, entry)).collect()
     }
+}
+
+fn network_for(base: &Base, offline: bool) -> Network {
+    if offline { Network::None } else { base.network }
 }
 
 fn is_leaving(state: &WorkerState) -> bool {

@@ -1,10 +1,10 @@
-//! Which image a runtime's workers are started from, and whether one may be started now.
+//! What a runtime's workers are started from, and whether one may be started now.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::Base;
 use crate::model::RuntimeId;
-use crate::orchestrator::RuntimeImage;
 
 /// Pause after the first of a row of failed starts, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -16,7 +16,7 @@ pub(super) struct Runtimes(HashMap<RuntimeId, Runtime>);
 #[derive(Debug)]
 enum Runtime {
     Usable {
-        image: RuntimeImage,
+        base: Base,
         failures: u32,
         not_before: Option<Instant>,
     },
@@ -25,12 +25,12 @@ enum Runtime {
 }
 
 impl Runtimes {
-    /// `false` where that is its image already.
-    pub fn set(&mut self, id: &RuntimeId, image: RuntimeImage) -> bool {
-        if self.image(id) == Some(&image) {
+    /// `false` where that is so already.
+    pub fn set(&mut self, id: &RuntimeId, base: Base) -> bool {
+        if self.base(id) == Some(&base) {
             return false;
         }
-        self.0.insert(id.clone(), Runtime::Usable { image, failures: 0, not_before: None });
+        self.0.insert(id.clone(), Runtime::Usable { base, failures: 0, not_before: None });
         true
     }
 
@@ -42,9 +42,9 @@ impl Runtimes {
         self.0.remove(id);
     }
 
-    pub fn image(&self, id: &RuntimeId) -> Option<&RuntimeImage> {
+    pub fn base(&self, id: &RuntimeId) -> Option<&Base> {
         match self.0.get(id)? {
-            Runtime::Usable { image, .. } => Some(image),
+            Runtime::Usable { base, .. } => Some(base),
             Runtime::Unusable(_) => None,
         }
     }
@@ -64,14 +64,14 @@ impl Runtimes {
         }
     }
 
-    pub fn is_current(&self, id: &RuntimeId, image_id: &str) -> bool {
-        self.image(id).is_some_and(|image| image.id == image_id)
+    pub fn has_image(&self, id: &RuntimeId, image_id: &str) -> bool {
+        self.base(id).is_some_and(|base| base.image.id == image_id)
     }
 
     /// A worker came up.
     pub fn started(&mut self, id: &RuntimeId, image_id: &str) {
-        if let Some(Runtime::Usable { image, failures, not_before }) = self.0.get_mut(id)
-            && image.id == image_id
+        if let Some(Runtime::Usable { base, failures, not_before }) = self.0.get_mut(id)
+            && base.image.id == image_id
         {
             (*failures, *not_before) = (0, None);
         }
@@ -79,8 +79,8 @@ impl Runtimes {
 
     /// A worker did not come up: the next may fail too, so it waits, longer each time.
     pub fn failed(&mut self, id: &RuntimeId, image_id: &str, now: Instant) {
-        if let Some(Runtime::Usable { image, failures, not_before }) = self.0.get_mut(id)
-            && image.id == image_id
+        if let Some(Runtime::Usable { base, failures, not_before }) = self.0.get_mut(id)
+            && base.image.id == image_id
         {
             let pause = FIRST_PAUSE * 2u32.pow((*failures).min(8));
             *failures += 1;

@@ -13,11 +13,16 @@ fn key(project: &str, function: &str) -> Arc<FunctionKey> {
         function: function.into(),
         version: 0,
         digest: "d".to_owned(),
+        offline: false,
     })
 }
 
-fn image(id: &str) -> RuntimeImage {
-    RuntimeImage { id: id.to_owned(), shim: Vec::new() }
+fn base(image: &str) -> Base {
+    Base {
+        reference: "taibai/test".to_owned(),
+        image: RuntimeImage { id: image.to_owned(), shim: Vec::new() },
+        network: Network::Bridge,
+    }
 }
 
 fn runtime() -> RuntimeId {
@@ -42,7 +47,7 @@ impl Bench {
         let (sender, spawns) = mpsc::unbounded_channel();
         let limits = Limits { slots: SLOTS, max_workers, max_queue };
         let pool = Pool::new(limits, sender, Arc::default());
-        pool.set_runtime(&runtime(), image("i"));
+        pool.set_runtime(&runtime(), base("i"));
         Self { pool, spawns, live: Vec::new(), calls: Vec::new() }
     }
 
@@ -276,9 +281,9 @@ fn without_an_image_calls_are_told_at_once_but_workers_that_are_up_go_on() {
     let mut held = bench.leases();
     bench.call(&b).unwrap();
     bench.pool.image_is_gone(&runtime(), "another");
-    assert!(bench.pool.image(&runtime()).is_some());
+    assert!(bench.pool.base(&runtime()).is_some());
     bench.pool.image_is_gone(&runtime(), "i");
-    assert_eq!(bench.pool.image(&runtime()), None);
+    assert_eq!(bench.pool.base(&runtime()), None);
     bench.pool.failed(bench.live[1].id, Step::Died, "gone");
     assert_eq!(bench.answers().len(), 0, "it is not known yet what became of the image");
 
@@ -291,7 +296,7 @@ fn without_an_image_calls_are_told_at_once_but_workers_that_are_up_go_on() {
     held.pop();
     assert_eq!(bench.leases().len(), 1);
 
-    bench.pool.set_runtime(&runtime(), image("i"));
+    bench.pool.set_runtime(&runtime(), base("i"));
     assert!(bench.call(&b).unwrap().is_none());
     bench.settle();
     assert_eq!(bench.leases().len(), 1);
@@ -372,15 +377,45 @@ fn a_new_image_is_used_once_it_is_the_runtimes() {
     bench.pool.prewarm(&runtime(), 1);
     bench.collect();
     bench.settle();
-    let mut probe = bench.pool.probe(&runtime(), image("new")).unwrap();
+    let mut probe = bench.pool.probe(&runtime(), &base("new")).unwrap();
     bench.collect();
     bench.settle();
     assert_eq!(probe.try_recv(), Ok(Ok(())));
-    bench.pool.set_runtime(&runtime(), image("new"));
+    bench.pool.set_runtime(&runtime(), base("new"));
     bench.call(&key("p", "a")).unwrap();
     bench.settle();
     let lease = bench.leases().pop().unwrap();
     assert_eq!((lease.worker().image_id.as_str(), lease.start()), ("new", Start::Prewarmed));
+}
+
+#[test]
+fn a_function_without_a_network_gets_workers_of_its_own_making() {
+    let mut bench = Bench::new(3, 100);
+    bench.pool.prewarm(&runtime(), 1);
+    bench.collect();
+    bench.settle();
+    let offline = Arc::new(FunctionKey { offline: true, ..(*key("p", "a")).clone() });
+    bench.call(&offline).unwrap();
+    bench.settle();
+    let first = bench.leases().pop().unwrap();
+    assert_eq!((first.worker().network, first.start()), (Network::None, Start::Cold));
+    bench.call(&key("p", "b")).unwrap();
+    bench.settle();
+    let second = bench.leases().pop().unwrap();
+    assert_eq!((second.worker().network, second.start()), (Network::Bridge, Start::Prewarmed));
+    assert!(bench.pool.list().iter().all(|info| info.current));
+
+    // Its runtime does without by now: workers that are prepared do, those that have a network are of before.
+    bench.pool.set_runtime(&runtime(), Base { network: Network::None, ..base("i") });
+    bench.pool.prewarm(&runtime(), 1);
+    bench.collect();
+    bench.settle();
+    let of = |network| bench.pool.list().into_iter().find(|info| info.worker.network == network).unwrap();
+    assert!(!of(Network::Bridge).current);
+    assert!(bench.pool.list().iter().all(|info| info.current == (info.worker.network == Network::None)));
+    bench.call(&Arc::new(FunctionKey { offline: true, ..(*key("p", "c")).clone() })).unwrap();
+    bench.settle();
+    assert_eq!(bench.leases().pop().unwrap().start(), Start::Prewarmed);
 }
 
 #[test]
@@ -473,7 +508,7 @@ proptest! {
                     bench.pool.image_is_gone(&runtime(), "i");
                     bench.pool.set_unusable(&runtime(), "no image");
                 }
-                Op::FindImage => bench.pool.set_runtime(&runtime(), image("i")),
+                Op::FindImage => bench.pool.set_runtime(&runtime(), base("i")),
                 _ => {}
             }
             bench.collect();

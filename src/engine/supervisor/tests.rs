@@ -221,6 +221,7 @@ async fn a_package_is_streamed_with_its_function_in_the_header() {
         version: 0,
         digest: "d".to_owned(),
         limits: Default::default(),
+        offline: false,
     };
     let chunk = Bytes::from(vec![7; 100_000]);
     let package = futures_util::stream::iter(vec![Ok(chunk.clone()), Ok(chunk)]);
@@ -250,6 +251,7 @@ async fn a_package_that_cannot_be_read_is_never_taken_for_a_whole_one() {
         version: 0,
         digest: "d".to_owned(),
         limits: Default::default(),
+        offline: false,
     };
 
     let error = supervisor.load(&load, futures_util::stream::iter(broken), soon()).await.unwrap_err();

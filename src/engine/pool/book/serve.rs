@@ -87,7 +87,10 @@ impl Book {
         };
         let mine = self.functions.get(key).into_iter().flat_map(|function| &function.workers);
         let mine = mine.map(|id| self.view(*id, &self.workers[id]));
-        place::place(Need { function: key, runtime, ahead }, room, mine, || self.views())
+        // Of a runtime that is not known nothing is current, whatever its network.
+        let network =
+            self.runtimes.base(runtime).map_or(Network::None, |base| network_for(base, key.offline));
+        place::place(Need { function: key, runtime, network, ahead }, room, mine, || self.views())
     }
 
     /// Does what was decided, apart from giving out slots; `false` where room has to come first.
@@ -113,8 +116,8 @@ impl Book {
                 true
             }
             Decision::Start { evict: None } => {
-                let Some(image) = self.runtimes.image(runtime).cloned() else { return false };
-                let id = self.spawn(runtime, image, Some(key.clone()), now, effects);
+                let Some(base) = self.runtimes.base(runtime).cloned() else { return false };
+                let id = self.spawn(runtime, &base, Some(key.clone()), now, effects);
                 self.enlist(key, runtime, id);
                 true
             }
@@ -129,7 +132,7 @@ impl Book {
     pub(super) fn spawn(
         &mut self,
         runtime: &RuntimeId,
-        image: RuntimeImage,
+        base: &Base,
         function: Option<Arc<FunctionKey>>,
         now: Instant,
         effects: &mut Vec<Effect>,
@@ -140,7 +143,9 @@ impl Book {
         let index = (0..).find(|index| !taken.contains(index)).expect("there are fewer workers");
         let name = uuid::Uuid::new_v4().simple().to_string();
         let name = WorkerName::from(format!("w{}", &name[..15]));
-        let worker = Arc::new(Worker::new(name, index, runtime.clone(), image.id.clone()));
+        let offline = function.as_ref().is_some_and(|function| function.offline);
+        let (image, network) = (base.image.clone(), network_for(base, offline));
+        let worker = Arc::new(Worker::new(name, index, runtime.clone(), image.id.clone(), network));
         let (orders, receiver) = mpsc::unbounded_channel();
         let entry = Entry {
             worker: worker.clone(),
