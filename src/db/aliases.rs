@@ -4,7 +4,7 @@ use sea_orm::{
 };
 
 use super::functions::OVER;
-use super::{Filter, Page, Result, Transaction, page, updated, within};
+use super::{Changes, Filter, Page, Result, Transaction, page, updated, within};
 use crate::model::alias::{ActiveModel, Column, Entity, Model};
 use crate::model::{FunctionId, ProjectId, Scope, Timestamp, job, webhook};
 
@@ -79,14 +79,18 @@ pub async fn list(
 
 /// Writes what `change` sets, and returns the row; `None` where it is gone. [`super::Error::Duplicate`]
 /// as for [`insert`].
-pub async fn update(db: &impl ConnectionTrait, change: ActiveModel) -> Result<Option<Model>> {
+pub async fn update(db: &impl Changes, change: ActiveModel) -> Result<Option<Model>> {
     let change = ActiveModel { updated_at: sea_orm::Set(Some(Timestamp::now())), ..change };
-    updated(change.update(db).await)
+    let row = updated(change.update(db).await)?;
+    db.note_change();
+    Ok(row)
 }
 
 /// `false` where it is gone already.
-pub async fn delete(db: &impl ConnectionTrait, id: &str) -> Result<bool> {
-    Ok(Entity::delete_by_id(id).exec(db).await?.rows_affected == 1)
+pub async fn delete(db: &impl Changes, id: &str) -> Result<bool> {
+    let deleted = Entity::delete_by_id(id).exec(db).await?;
+    db.note_change();
+    Ok(deleted.rows_affected == 1)
 }
 
 /// Jobs of the project that call the alias and are not over.

@@ -4,19 +4,36 @@ use super::Result;
 use crate::model::ExecutionId;
 use crate::model::execution_log::{Entity, Model};
 
-/// In the transaction that writes the execution, and after it.
+/// Rows of one INSERT; SQLite takes 32,766 values in a statement.
+const INSERT_ROWS: usize = 500;
+/// Bytes of text in one INSERT that has more than one row: MySQL takes 16 MiB.
+const INSERT_BYTES: usize = 1 << 20;
+
+/// In the transaction that writes the executions, and after them. An execution that wrote nothing has
+/// no row, which is one statement less for most.
 ///
 /// A function may write what it likes, and PostgreSQL stores every character but NUL. So that is
 /// kept as `␀`, on all databases.
-pub async fn insert(db: &impl ConnectionTrait, mut log: Model) -> Result<()> {
-    if log.log.contains('\0') {
-        log.log = log.log.replace('\0', "\u{2400}");
+pub async fn insert_many(db: &impl ConnectionTrait, logs: impl IntoIterator<Item = Model>) -> Result<()> {
+    let mut logs = logs.into_iter().filter(|log| !log.log.is_empty() || log.truncated).peekable();
+    while logs.peek().is_some() {
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        while let Some(mut log) = logs.next_if(|log| {
+            bytes += log.log.len();
+            group.is_empty() || (group.len() < INSERT_ROWS && bytes <= INSERT_BYTES)
+        }) {
+            if log.log.contains('\0') {
+                log.log = log.log.replace('\0', "\u{2400}");
+            }
+            group.push(log.into_active_model());
+        }
+        Entity::insert_many(group).exec_without_returning(db).await?;
     }
-    Entity::insert(log.into_active_model()).exec_without_returning(db).await?;
     Ok(())
 }
 
-/// Without a scope: who may see the execution may see its log.
+/// `None` where nothing was written, or not yet. Without a scope: who may see the execution may see its
+/// log.
 pub async fn find(db: &impl ConnectionTrait, id: &ExecutionId) -> Result<Option<Model>> {
     Ok(Entity::find_by_id(id.clone()).one(db).await?)
 }

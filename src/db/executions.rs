@@ -329,7 +329,6 @@ pub async fn list_running_of(db: &impl ConnectionTrait, engines: &[EngineId]) ->
         .await?)
 }
 
-/// How many executions of all projects are how far; a status without any is left out.
 /// Whether something of the function runs or is to run.
 pub async fn has_unended(db: &impl ConnectionTrait, function: &FunctionId) -> Result<bool> {
     let unended = Entity::find()
@@ -338,6 +337,7 @@ pub async fn has_unended(db: &impl ConnectionTrait, function: &FunctionId) -> Re
     Ok(unended.one(db).await?.is_some())
 }
 
+/// How many executions of all projects are how far; a status without any is left out.
 pub async fn count_by_status(db: &impl ConnectionTrait) -> Result<Vec<(ExecutionStatus, i64)>> {
     Ok(Entity::find()
         .select_only()
@@ -376,7 +376,7 @@ async fn end(
         log: outcome.log.clone(),
         truncated: outcome.log_truncated,
     };
-    execution_logs::insert(db, log).await?;
+    execution_logs::insert_many(db, [log]).await?;
     Ok(true)
 }
 

@@ -6,7 +6,7 @@ use sea_orm::{
     QueryFilter, QueryOrder, QuerySelect,
 };
 
-use super::{Filter, Page, Result, Transaction, page, updated, within};
+use super::{Changes, Filter, Page, Result, Transaction, page, updated, within};
 use crate::model::function::{ActiveModel, Column, Entity, Model};
 use crate::model::{
     FunctionId, FunctionStatus, JobStatus, RuntimeId, Scope, Timestamp, alias, job, version, webhook,
@@ -39,22 +39,26 @@ pub async fn list(
 }
 
 /// Writes what `change` sets, and returns the row; `None` where it is gone.
-pub async fn update(db: &impl ConnectionTrait, change: ActiveModel) -> Result<Option<Model>> {
+pub async fn update(db: &impl Changes, change: ActiveModel) -> Result<Option<Model>> {
     let change = ActiveModel { updated_at: sea_orm::Set(Some(Timestamp::now())), ..change };
-    updated(change.update(db).await)
+    let row = updated(change.update(db).await)?;
+    db.note_change();
+    Ok(row)
 }
 
 /// Removes the function and its versions, and takes it out of jobs that are over; `false` where it
 /// is gone already. In a transaction, behind the guards below: what still refers to the function
 /// makes this [`super::Error::Referenced`].
-pub async fn delete(db: &impl ConnectionTrait, id: &FunctionId) -> Result<bool> {
+pub async fn delete(db: &impl Changes, id: &FunctionId) -> Result<bool> {
     job::Entity::update_many()
         .col_expr(job::Column::FunctionId, Expr::value(None::<FunctionId>))
         .filter(job::Column::FunctionId.eq(id.clone()))
         .filter(job::Column::Status.is_in(OVER))
         .exec(db)
         .await?;
-    Ok(Entity::delete_by_id(id.clone()).exec(db).await?.rows_affected == 1)
+    let deleted = Entity::delete_by_id(id.clone()).exec(db).await?;
+    db.note_change();
+    Ok(deleted.rows_affected == 1)
 }
 
 /// Counts executions of version 0. The time of the last one is the function's `updated_at`.
@@ -70,7 +74,7 @@ pub async fn increment_count(db: &impl ConnectionTrait, id: &FunctionId, by: u32
 
 /// Notes that a function's object has another content; `false` where others noted one meanwhile.
 pub async fn set_object(
-    db: &impl ConnectionTrait,
+    db: &impl Changes,
     id: &FunctionId,
     from: Option<&str>,
     etag: &str,
@@ -86,6 +90,7 @@ pub async fn set_object(
         })
         .exec(db)
         .await?;
+    db.note_change();
     Ok(done.rows_affected == 1)
 }
 
@@ -97,7 +102,7 @@ pub async fn list_creating(db: &impl ConnectionTrait) -> Result<Vec<Model>> {
 
 /// Notes what came of looking for the image of a function; `false` where others noted it meanwhile.
 pub async fn set_image(
-    db: &impl ConnectionTrait,
+    db: &impl Changes,
     id: &FunctionId,
     found: std::result::Result<&str, &str>,
 ) -> Result<bool> {
@@ -110,6 +115,7 @@ pub async fn set_image(
         .filter(Column::Status.eq(FunctionStatus::Creating))
         .exec(db)
         .await?;
+    db.note_change();
     Ok(done.rows_affected == 1)
 }
 

@@ -5,7 +5,7 @@
 //! else into [`Db::begin`]. Where a user asks, a query takes a [`Scope`] and cannot forget it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use migration::Migrator;
@@ -35,6 +35,7 @@ pub mod functions;
 pub mod imports;
 pub mod jobs;
 pub mod qinling;
+pub mod recent;
 pub mod runtimes;
 pub mod trusts;
 pub mod versions;
@@ -49,6 +50,8 @@ use address::Address;
 pub use error::{Error, Result};
 pub use filter::Filter;
 pub use page::{Key, Listed, Page, Place};
+pub use recent::Changes;
+use recent::{Forgets, Recent};
 
 /// Longest wait for a connection, and on SQLite for the lock that another program holds.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,6 +69,7 @@ pub struct Db {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
     commits: Arc<AtomicU64>,
+    recent: Recent,
 }
 
 impl Db {
@@ -108,7 +112,8 @@ impl Db {
             }
             Address::Server(url) => server::connect(&url, config.max_connections).await?,
         };
-        Ok(Self { writer, reader, commits: Arc::default() })
+        let recent = Recent::new(writer.get_database_backend() == DbBackend::Sqlite);
+        Ok(Self { writer, reader, commits: Arc::default(), recent })
     }
 
     /// For queries that write nothing; the database refuses others here.
@@ -121,7 +126,7 @@ impl Db {
     /// Not while holding a transaction: on SQLite both need the one connection that writes, and
     /// the wait ends with an error.
     pub fn writer(&self) -> Writer<'_> {
-        Writer { connection: &self.writer, commits: &self.commits }
+        Writer { connection: &self.writer, commits: &self.commits, recent: &self.recent }
     }
 
     /// Begins a transaction for writing; dropped without [`Transaction::commit`] it leaves nothing.
@@ -140,7 +145,8 @@ impl Db {
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             })
             .await?;
-        Ok(Transaction { inner, commits: self.commits.clone() })
+        let (commits, recent) = (self.commits.clone(), self.recent.clone());
+        Ok(Transaction { inner, commits, recent, is_change: AtomicBool::new(false) })
     }
 
     /// How often something was committed through this and its clones, migrations left out.
@@ -198,6 +204,7 @@ fn connect_options(url: String, connections: u32) -> ConnectOptions {
 pub struct Writer<'a> {
     connection: &'a DatabaseConnection,
     commits: &'a AtomicU64,
+    recent: &'a Recent,
 }
 
 impl Writer<'_> {
@@ -206,6 +213,12 @@ impl Writer<'_> {
             self.commits.fetch_add(1, Ordering::Relaxed);
         }
         result
+    }
+}
+
+impl Changes for Writer<'_> {
+    fn note_change(&self) {
+        self.recent.forget();
     }
 }
 
@@ -243,10 +256,14 @@ impl ConnectionTrait for Writer<'_> {
 pub struct Transaction {
     inner: DatabaseTransaction,
     commits: Arc<AtomicU64>,
+    recent: Recent,
+    is_change: AtomicBool,
 }
 
 impl Transaction {
     pub async fn commit(self) -> Result<()> {
+        // Also where nobody knows whether it was, and where nobody waits for it any more.
+        let _forgets = self.is_change.into_inner().then(|| Forgets(&self.recent));
         self.inner.commit().await?;
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -254,6 +271,12 @@ impl Transaction {
 
     pub async fn rollback(self) -> Result<()> {
         Ok(self.inner.rollback().await?)
+    }
+}
+
+impl Changes for Transaction {
+    fn note_change(&self) {
+        self.is_change.store(true, Ordering::Relaxed);
     }
 }
 

@@ -4,7 +4,7 @@ use sea_orm::{
     QueryOrder,
 };
 
-use super::{Page, Result, page, updated};
+use super::{Changes, Page, Result, page, updated};
 use crate::model::runtime::{ActiveModel, Column, Entity, Model};
 use crate::model::{ProjectId, RuntimeId, RuntimeStatus, Timestamp};
 
@@ -37,14 +37,16 @@ pub async fn list_all(db: &impl ConnectionTrait) -> Result<Vec<Model>> {
 }
 
 /// Writes what `change` sets, and returns the row; `None` where it is gone. The status is not among it: see [`set_status`].
-pub async fn update(db: &impl ConnectionTrait, change: ActiveModel) -> Result<Option<Model>> {
+pub async fn update(db: &impl Changes, change: ActiveModel) -> Result<Option<Model>> {
     let change = ActiveModel { updated_at: sea_orm::Set(Some(Timestamp::now())), ..change };
-    updated(change.update(db).await)
+    let row = updated(change.update(db).await)?;
+    db.note_change();
+    Ok(row)
 }
 
 /// Moves a runtime on, where its status is still one of `from`; `false` where it is not.
 pub async fn set_status(
-    db: &impl ConnectionTrait,
+    db: &impl Changes,
     id: &RuntimeId,
     from: &[RuntimeStatus],
     to: RuntimeStatus,
@@ -58,13 +60,14 @@ pub async fn set_status(
         .filter(Column::Status.is_in(from.iter().copied()))
         .exec(db)
         .await?;
+    db.note_change();
     Ok(done.rows_affected == 1)
 }
 
 /// Makes a runtime available with an image that is known to work; `false` where its status is no
 /// longer `from`.
 pub async fn activate(
-    db: &impl ConnectionTrait,
+    db: &impl Changes,
     id: &RuntimeId,
     from: RuntimeStatus,
     image: &str,
@@ -80,12 +83,15 @@ pub async fn activate(
         .filter(Column::Status.eq(from))
         .exec(db)
         .await?;
+    db.note_change();
     Ok(done.rows_affected == 1)
 }
 
 /// Removes the row; `false` where it is gone already.
-pub async fn delete(db: &impl ConnectionTrait, id: &RuntimeId) -> Result<bool> {
-    Ok(Entity::delete_by_id(id.clone()).exec(db).await?.rows_affected == 1)
+pub async fn delete(db: &impl Changes, id: &RuntimeId) -> Result<bool> {
+    let deleted = Entity::delete_by_id(id.clone()).exec(db).await?;
+    db.note_change();
+    Ok(deleted.rows_affected == 1)
 }
 
 fn visible_to(project: &ProjectId) -> Condition {

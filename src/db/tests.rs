@@ -263,7 +263,7 @@ async fn a_text_is_stored_whole_or_refused() {
     };
     executions::insert(&db.writer(), row.clone()).await.unwrap();
     let log = execution_log::Model { execution_id: row.id.clone(), log: wide.clone(), truncated: false };
-    execution_logs::insert(&db.writer(), log.clone()).await.unwrap();
+    execution_logs::insert_many(&db.writer(), [log.clone()]).await.unwrap();
     let found = executions::find(db.reader(), &row.id, &Scope::All).await.unwrap().unwrap();
     assert!(found == row, "the row came back as another");
     let found = execution_logs::find(db.reader(), &row.id).await.unwrap().unwrap();
@@ -324,7 +324,7 @@ async fn a_log_may_hold_any_character() {
         log: "a\0b\u{1}\u{7f}\u{fffe}\u{10ffff}\r\n".to_owned(),
         truncated: false,
     };
-    execution_logs::insert(&db.writer(), log).await.unwrap();
+    execution_logs::insert_many(&db.writer(), [log]).await.unwrap();
     let found = execution_logs::find(db.reader(), &row.id).await.unwrap().unwrap();
     assert_eq!(found.log, "a\u{2400}b\u{1}\u{7f}\u{fffe}\u{10ffff}\r\n");
 }

@@ -4,7 +4,7 @@ use sea_orm::{
 };
 
 use super::functions::OVER;
-use super::{Page, Result, page};
+use super::{Changes, Page, Result, page};
 use crate::model::version::{Column, Entity, Model};
 use crate::model::{FunctionId, Timestamp, alias, job, webhook};
 
@@ -55,7 +55,7 @@ pub async fn increment_count(
 
 /// Removes a version; `false` where it is gone already. In a transaction that holds the function, behind
 /// the guards below. An alias that meant the version before it was changed has nothing to return to.
-pub async fn delete(db: &impl ConnectionTrait, function: &FunctionId, number: i32) -> Result<bool> {
+pub async fn delete(db: &impl Changes, function: &FunctionId, number: i32) -> Result<bool> {
     alias::Entity::update_many()
         .col_expr(alias::Column::PreviousVersion, Expr::value(None::<i32>))
         .filter(alias::Column::FunctionId.eq(function.clone()))
@@ -67,6 +67,7 @@ pub async fn delete(db: &impl ConnectionTrait, function: &FunctionId, number: i3
         .filter(Column::VersionNumber.eq(number))
         .exec(db)
         .await?;
+    db.note_change();
     Ok(deleted.rows_affected == 1)
 }
 

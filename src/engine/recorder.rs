@@ -286,6 +286,7 @@ fn ended(mut row: Box<execution::Model>, outcome: &Outcome) -> (Box<execution::M
     row.reason = outcome.reason.map(|reason| reason.as_str().to_owned());
     row.start = outcome.start;
     row.updated_at = Some(Timestamp::now());
+    row.deadline_at = None;
     let log = execution_log::Model {
         execution_id: row.id.clone(),
         log: outcome.log.clone(),
@@ -368,15 +369,17 @@ async fn find(db: &Db, id: &ExecutionId) -> db::Result<Option<execution::Model>>
 /// All items in one transaction, in an order that holds: new rows, what refers to them, the rest.
 async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
     let tx = db.begin().await?;
-    let mut rows = Vec::new();
+    let (mut rows, mut logs) = (Vec::new(), Vec::new());
     let mut counts: HashMap<(&FunctionId, i32), u32> = HashMap::new();
     for item in items {
-        if let Item::Insert { row, .. } = item {
+        if let Item::Insert { row, log, .. } = item {
             rows.push((**row).clone());
+            logs.extend(log.clone());
             *counts.entry((&row.function_id, row.function_version)).or_default() += 1;
         }
     }
     db::executions::insert_many(&tx, rows).await?;
+    db::execution_logs::insert_many(&tx, logs).await?;
     // In one order, so that two processes that count the same functions do not wait for each other.
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_unstable();
@@ -389,12 +392,7 @@ async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
     let mut done = Vec::with_capacity(items.len());
     for item in items {
         done.push(match item {
-            Item::Insert { log, .. } => {
-                if let Some(log) = log {
-                    db::execution_logs::insert(&tx, log.clone()).await?;
-                }
-                Done::Inserted
-            }
+            Item::Insert { .. } => Done::Inserted,
             Item::Claim { claim, .. } => {
                 let Claim { id, epoch_from, engine, worker, deadline } = claim;
                 let claimed = db::executions::claim(&tx, id, *epoch_from, engine, worker, *deadline).await?;

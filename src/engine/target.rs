@@ -45,7 +45,7 @@ impl Reference {
                 return Err(Error::invalid("Either function_alias or function_id must be provided."));
             }
         };
-        let function = db::functions::find(db.reader(), &function_id, scope).await?;
+        let function = db::recent::function(db, &function_id, scope).await?;
         let function = function.ok_or_else(|| Error::not_found("Function", &function_id))?;
         Target::get(db, function, version).await
     }
@@ -61,7 +61,9 @@ impl Target {
         if version == 0 {
             return Ok(Self::working_copy(function));
         }
-        let kept = get_version(db.reader(), &function, version).await?;
+        check_has_versions(&function)?;
+        let kept = db::recent::version(db, &function.id, version).await?;
+        let kept = kept.ok_or_else(|| no_version(&function.id, version))?;
         Ok(Self { function: as_published(function, kept), version, _made_here: () })
     }
 
@@ -81,7 +83,7 @@ impl Target {
             return Err(Error::internal("a function with a package has no runtime"));
         };
         // Not by what the caller sees: the function was given this runtime when it could be seen.
-        match db::runtimes::find_any(db.reader(), id).await? {
+        match db::recent::runtime(db, id).await? {
             Some(runtime) if runtime.status == RuntimeStatus::Available => Ok(()),
             _ => Err(not_available(id)),
         }
@@ -90,7 +92,7 @@ impl Target {
 
 /// The project's alias of that name.
 pub async fn get_alias(db: &Db, project: &ProjectId, name: &str) -> Result<alias::Model> {
-    let alias = db::aliases::find(db.reader(), project, name).await?;
+    let alias = db::recent::alias(db, project, name).await?;
     alias.ok_or_else(|| Error::NotFound { what: "FunctionAlias", key: format!("name={name}") })
 }
 
@@ -100,23 +102,19 @@ pub async fn check_version(
     function: &function::Model,
     version: i32,
 ) -> Result<()> {
-    match version {
-        0 => Ok(()),
-        number => get_version(db, function, number).await.map(drop),
+    if version == 0 {
+        return Ok(());
     }
+    check_has_versions(function)?;
+    let found = db::versions::find(db, &function.id, version).await?;
+    found.map(drop).ok_or_else(|| no_version(&function.id, version))
 }
 
-/// A version that is not the working copy.
-async fn get_version(
-    db: &impl ConnectionTrait,
-    function: &function::Model,
-    number: i32,
-) -> Result<version::Model> {
-    if function.source()? != Source::Package {
-        return Err(Error::invalid("Can not specify version for package type function."));
+fn check_has_versions(function: &function::Model) -> Result<()> {
+    match function.source()? {
+        Source::Package => Ok(()),
+        _ => Err(Error::invalid("Can not specify version for package type function.")),
     }
-    let found = db::versions::find(db, &function.id, number).await?;
-    found.ok_or_else(|| no_version(&function.id, number))
 }
 
 /// The function as it was when the version was made, in all that counts when it runs.

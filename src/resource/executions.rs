@@ -157,9 +157,11 @@ impl Executions {
 
     /// What the function wrote; `None` until the execution has ended.
     pub async fn log(&self, caller: &Caller, id: &ExecutionId) -> Result<Option<String>> {
-        self.get(caller, id).await?;
-        let log = db::execution_logs::find(self.db.reader(), id).await?;
-        Ok(log.map(|log| log.log))
+        let row = self.get(caller, id).await?;
+        match db::execution_logs::find(self.db.reader(), id).await? {
+            Some(log) => Ok(Some(log.log)),
+            None => Ok(row.status.has_ended().then(String::new)),
+        }
     }
 
     /// Ends an execution that has not ended, with every process of it, and returns it as it is then. Its end

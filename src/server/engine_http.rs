@@ -155,7 +155,7 @@ impl actix_web::ResponseError for Refused {
 
 impl State {
     async fn target(&self, function: FunctionId, version: i32) -> Result<Target, DomainError> {
-        let row = db::functions::find(self.db.reader(), &function, &Scope::All).await?;
+        let row = db::recent::function(&self.db, &function, &Scope::All).await?;
         let function = row.ok_or_else(|| DomainError::not_found("Function", &function))?;
         Target::get(&self.db, function, version).await
     }

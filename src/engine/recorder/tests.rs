@@ -69,6 +69,19 @@ async fn a_short_call_is_one_commit_and_one_insert() {
 }
 
 #[tokio::test]
+async fn logs_of_a_group_are_kept_and_one_without_text_has_no_row() {
+    let (db, recorder, function) = start().await;
+    let texts = ["one", "", "three\0", &"x".repeat(800_000), &"y".repeat(800_000)];
+    let rows: Vec<_> = texts.iter().map(|_| row(&function, ExecutionStatus::Running)).collect();
+    let ends = rows.iter().zip(texts).map(|(row, text)| recorder.end(row.clone(), outcome(text)));
+    assert!(futures_util::future::try_join_all(ends).await.unwrap().into_iter().all(|stored| stored));
+    for (row, text) in rows.iter().zip(texts) {
+        let log = db::execution_logs::find(db.reader(), &row.id).await.unwrap().map(|log| log.log);
+        assert_eq!(log, (!text.is_empty()).then(|| text.replace('\0', "\u{2400}")));
+    }
+}
+
+#[tokio::test]
 async fn a_long_call_shows_as_running_until_it_ends() {
     let (db, recorder, function) = start().await;
     let row = row(&function, ExecutionStatus::Running);
