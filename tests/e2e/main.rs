@@ -12,6 +12,7 @@ mod identity;
 mod images;
 mod jobs;
 mod nodejs;
+mod operations;
 #[path = "../../src/db/testing/own.rs"]
 mod own;
 mod packages;

@@ -246,7 +246,7 @@ fn openssl(directory: &Path, arguments: &str) {
 }
 
 /// An authority and a certificate of it for 127.0.0.1.
-fn certificates() -> tempfile::TempDir {
+pub fn certificates() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
