@@ -127,7 +127,21 @@ pub(super) fn load_from(
     let filled = secrets::fill(&mut config, path.as_deref(), credentials.as_deref(), &origins);
     let warnings = filled.map_err(|error| placed(error, &origins))?;
     config.validate().map_err(|error| placed(error, &origins))?;
-    Ok(Loaded { config, warnings })
+    Ok(Loaded { config, warnings: [deprecated(Config::SECTIONS, &origins), warnings].concat() })
+}
+
+/// Keys that are set and will go: those whose documentation begins with that word.
+fn deprecated(sections: &[Section], origins: &Origins) -> Vec<String> {
+    let set = origins.iter().filter_map(|((section, key), origin)| {
+        let section = sections.iter().find(|other| other.name == section)?;
+        let option = section.options.iter().find(|option| option.name == key)?;
+        let about = option.help.concat();
+        let about = about.trim_start();
+        about
+            .starts_with("Deprecated")
+            .then(|| format!("{}: [{}] {key}: {about}", origin.name(), section.name))
+    });
+    set.collect()
 }
 
 /// Keeps the variables that may be meant for us.
@@ -248,6 +262,26 @@ mod tests {
             assert!(!line.contains('\n'), "{line:?}");
             line.replace(path.to_str().unwrap(), "taibai.conf")
         })
+    }
+
+    #[test]
+    fn a_key_that_will_go_is_told_of_where_it_is_set() {
+        use crate::config::Opt;
+
+        let key = |name, help| Opt { name, help, format: "text" };
+        let options = &*vec![
+            key("old", &[" Deprecated: write `new`,", " which takes more."]),
+            key("new", &[" How it is done."]),
+        ]
+        .leak();
+        let sections = [Section { name: "engine", about: &[" `[engine]`: x."], options }];
+        let at = |key: &str, origin: &str| {
+            (("engine".to_owned(), key.to_owned()), Origin::Line(format!("taibai.conf:{origin}")))
+        };
+        let origins = Origins::from([at("old", "2"), at("new", "3")]);
+        let expected = ["taibai.conf:2: [engine] old: Deprecated: write `new`, which takes more."];
+        assert_eq!(deprecated(&sections, &origins), expected);
+        assert!(deprecated(&sections, &Origins::from([at("new", "3")])).is_empty());
     }
 
     fn pairs(variables: &[(&str, &str)]) -> impl Iterator<Item = (OsString, OsString)> {

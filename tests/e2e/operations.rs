@@ -44,7 +44,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Says one line to a new file that only its owner may read.
-fn secret_file(directory: &Path, name: &str, secret: &str) -> String {
+pub fn secret_file(directory: &Path, name: &str, secret: &str) -> String {
     let path = directory.join(name);
     std::fs::write(&path, format!("{secret}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -379,10 +379,14 @@ fn the_journal_learns_how_important_a_line_is_and_a_file_takes_the_log() {
 }
 
 /// Runs the check and gives its status, its table and, by check, result and details.
-fn upgrade_check(home: &Home) -> (i32, String, Vec<(String, u64, String)>) {
+pub fn upgrade_check(home: &Home) -> (i32, String, Vec<(String, u64, String)>) {
+    upgrade_check_as(home, "serve")
+}
+
+pub fn upgrade_check_as(home: &Home, role: &str) -> (i32, String, Vec<(String, u64, String)>) {
     let run = |more: &[&str]| -> Output {
         let command = &mut with_config(home);
-        command.args(["upgrade", "check"]).args(more).output().unwrap()
+        command.args(["upgrade", "check", "--role", role]).args(more).output().unwrap()
     };
     let (table, json) = (run(&[]), run(&["--json"]));
     assert_eq!(table.status, json.status);
@@ -396,7 +400,7 @@ fn upgrade_check(home: &Home) -> (i32, String, Vec<(String, u64, String)>) {
 }
 
 /// Of the checks, those that did not succeed.
-fn doubtful(checks: &[(String, u64, String)]) -> Vec<(&str, u64)> {
+pub fn doubtful(checks: &[(String, u64, String)]) -> Vec<(&str, u64)> {
     checks.iter().filter(|(_, result, _)| *result > 0).map(|(check, result, _)| (&**check, *result)).collect()
 }
 

@@ -145,6 +145,13 @@ impl Home {
         taibai::db::Db::connect(&config).await.unwrap()
     }
 
+    /// Makes the tables wherever they are to be.
+    pub async fn make_tables(&self) {
+        let database = self.database().await;
+        database.migrate().await.unwrap();
+        database.close().await.unwrap();
+    }
+
     /// Makes the tables, as an operator does before the first start. A file has its service do that.
     pub fn sync_database(&self) {
         if self.database.is_file() {

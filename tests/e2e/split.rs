@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use taibai::model::{EngineId, Timestamp, engine};
 
-use crate::operations::{Load, each_ran_once};
+use crate::operations::{Load, doubtful, each_ran_once, upgrade_check_as};
 use crate::own::OwnDatabase;
 use crate::service::{Home, Service, eventually, output, result};
 
@@ -296,6 +297,55 @@ async fn between_machines_both_sides_show_a_certificate() {
     let listed = all(&api).await;
     assert_eq!(listed.len(), 1, "{listed:?}");
     api.stop_clean().await;
+    engine.stop_clean().await;
+}
+
+#[tokio::test]
+async fn an_upgrade_check_tells_of_engines_of_another_release() {
+    let site = Site::new();
+    let engine = site.engine("one", &[]).await;
+    let home = site.home(&[]);
+    for role in ["api", "engine"] {
+        let (status, table, checks) = upgrade_check_as(&home, role);
+        assert_eq!((status, doubtful(&checks)), (0, vec![]), "{table}");
+        assert!(table.contains("1 of this release"), "{table}");
+        assert_eq!(table.contains("Check: Docker"), role == "engine", "{table}");
+    }
+
+    // One of a release that speaks otherwise, and one that is not there.
+    let strange = home.path().join("strange.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&strange).unwrap();
+    let answering = std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            let body = r#"{"release":"9.0.0","protocol":99}"#;
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+            write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    let db = home.database().await;
+    for (node, path) in
+        [("strange", strange.display().to_string()), ("away", "/nonexistent/e.sock".to_owned())]
+    {
+        let now = Timestamp::now();
+        let row = engine::Model {
+            id: EngineId::random(),
+            node: node.to_owned(),
+            deployment: node.to_owned(),
+            endpoint: Some(format!("unix://{path}")),
+            started_at: now,
+            lease_until: now.after(Duration::from_secs(600)),
+        };
+        taibai::db::engines::register(&db.writer(), row).await.unwrap();
+    }
+    let (status, table, checks) = upgrade_check_as(&home, "api");
+    assert_eq!((status, doubtful(&checks)), (1, vec![("Engines", 1)]), "{table}");
+    let details = &checks.last().unwrap().2;
+    assert!(details.contains("strange runs release 9.0.0 with protocol 99"), "{details}");
+    assert!(details.contains("away: it is not reached"), "{details}");
+    answering.join().unwrap();
     engine.stop_clean().await;
 }
 
