@@ -1,21 +1,48 @@
 //! What the services say about themselves: log, metrics, and errors with their causes.
 
+mod log;
+
 use std::error::Error;
 use std::fmt;
+use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config;
 
-/// Sends the log to stderr from now on. Once in a process; a second call is an error.
+/// Sends the log to stderr, or to its file, from now on. Once in a process; a second call is an error.
 pub fn init(logging: &config::Logging) -> Result<(), Box<dyn Error + Send + Sync>> {
     let filter = EnvFilter::builder().parse(&logging.level)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if logging.json { log.json().try_init() } else { log.try_init() }
+    let to_file = !logging.file.as_os_str().is_empty();
+    let to_journal = !to_file && log::stderr_is_journal();
+    let writer = if to_file {
+        BoxMakeWriter::new(log::LogFile::open(&logging.file)?)
+    } else if to_journal {
+        BoxMakeWriter::new(log::Journal)
+    } else {
+        BoxMakeWriter::new(std::io::stderr)
+    };
+    let colours = !to_file
+        && !to_journal
+        && std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours);
+    // The journal notes the time of each line.
+    let lines = match (logging.json, to_journal) {
+        (true, false) => lines.json().boxed(),
+        (true, true) => lines.json().without_time().boxed(),
+        (false, false) => lines.boxed(),
+        (false, true) => lines.without_time().boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    Ok(())
 }
 
 /// Displays an error with everything beneath it, `a: b: c`.

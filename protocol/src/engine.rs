@@ -3,6 +3,7 @@
 //!
 //! | request | body | answer |
 //! | --- | --- | --- |
+//! | `GET /v1/about` | | [`About`] |
 //! | `POST /v1/executions` | [`Submit`] | [`Ended`], when the execution has ended and its row says so |
 //! | `DELETE /v1/executions/{id}` | | [`Cancelled`]; its end is written by whoever waits for it |
 //! | `POST /v1/accepted` | | 204: pending rows are looked for now |
@@ -19,6 +20,15 @@ use serde_json::value::RawValue;
 
 /// Most bytes of a message.
 pub const MAX_MESSAGE: usize = 32 << 20;
+
+/// Which program an engine is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    pub release: String,
+    /// [`crate::VERSION`] of what it speaks with its workers.
+    pub protocol: u32,
+}
 
 /// A synchronous call: policy is checked, and the function was there a moment ago.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -6,12 +6,14 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::Result;
-use crate::config::{Config, sample};
+use crate::config::{Config, sample, shown};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Prints a configuration file with every key, its default and what it means.
     Sample,
+    /// Prints every key with the value that is in force, and no secret.
+    Show,
     /// Reads the configuration as a start would, and says what is wrong with it.
     Check,
 }
@@ -19,6 +21,7 @@ pub enum Command {
 pub fn run(command: Command, path: Option<&Path>) -> Result {
     let text = match command {
         Command::Sample => sample(),
+        Command::Show => shown(&Config::load(path)?),
         Command::Check => {
             Config::load(path)?;
             "ok\n".to_owned()

@@ -8,6 +8,7 @@ mod import_qinling;
 mod policy;
 mod register;
 mod serve;
+mod upgrade;
 mod user;
 
 use std::error::Error;
@@ -58,6 +59,9 @@ enum Command {
     /// Brings in what a Qinling deployment has: runtimes, functions, versions, aliases, jobs and webhooks, with
     /// their ids. May be run again.
     ImportQinling(import_qinling::ImportQinling),
+    /// Looks after upgrades.
+    #[command(subcommand)]
+    Upgrade(upgrade::Command),
     /// Looks after the users of `auth_strategy = http_basic`.
     #[command(subcommand)]
     User(user::Command),
@@ -77,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::Config(command) => config::run(command, path),
         Command::Policy(command) => policy::run(command, path),
         Command::ImportQinling(arguments) => import_qinling::run(arguments, path),
+        Command::Upgrade(command) => return upgrade::run(command, path),
         Command::User(command) => user::run(command, path),
     };
     match done {

@@ -43,7 +43,37 @@ pub mod secret {
     }
 }
 
-/// Names with commas between them.
+/// The URL of a database. Its password is never shown.
+pub mod connection {
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+        String::deserialize(deserializer)
+    }
+
+    pub fn serialize<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        // Where it holds a password all behind the scheme is left out: a password that was not
+        // encoded could end anywhere.
+        match value.split_once("://") {
+            Some((scheme, rest)) if has_password(rest) => {
+                serializer.collect_str(&format_args!("{scheme}://(not shown)"))
+            }
+            _ => serializer.serialize_str(value),
+        }
+    }
+
+    /// Whether what is behind the scheme may hold a password.
+    fn has_password(rest: &str) -> bool {
+        rest.contains('@') || rest.contains("password")
+    }
+
+    /// Whether a URL may hold a password.
+    pub fn is_secret(url: &str) -> bool {
+        url.split_once("://").is_some_and(|(_, rest)| has_password(rest))
+    }
+}
+
+/// Where a file or directory is.
 pub mod path {
     use std::path::{Path, PathBuf};
 

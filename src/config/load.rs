@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ::config::{ConfigError, Environment, File, FileFormat};
 
-use super::{Config, Error, Section, file};
+use super::{Config, Error, Section, file, secrets};
 
 const DEFAULT_FILE: &str = "/etc/taibai/taibai.conf";
 /// Names the file where the command line does not.
@@ -15,22 +15,71 @@ const PREFIX: &str = "TAIBAI_";
 const SEPARATOR: &str = "__";
 
 /// Where each key was set last: `("engine", "lease")` to `/etc/taibai/taibai.conf:7`.
-type Origins = BTreeMap<(String, String), String>;
+pub(super) type Origins = BTreeMap<(String, String), Origin>;
+
+/// What set a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A line of a file, as `/etc/taibai/taibai.conf:7`.
+    Line(String),
+    /// A variable of the environment.
+    Variable(String),
+}
+
+impl Origin {
+    fn name(&self) -> &String {
+        match self {
+            Self::Line(name) | Self::Variable(name) => name,
+        }
+    }
+}
+
+/// A configuration that can be used, and what is doubtful about where it came from.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// A line each.
+    pub warnings: Vec<String>,
+}
 
 impl Config {
     /// Reads and validates: the file at `path`, else the one that `TAIBAI_CONFIG` names, else
     /// /etc/taibai/taibai.conf if it exists; over it the environment, below it the defaults.
+    /// What is doubtful is said on stderr.
     pub fn load(path: Option<&Path>) -> Result<Self, Error> {
-        load(path, Path::new(DEFAULT_FILE), std::env::vars_os())
+        let Loaded { config, warnings } = Self::load_with_warnings(path)?;
+        for warning in warnings {
+            eprintln!("taibai: warning: {warning}");
+        }
+        Ok(config)
+    }
+
+    /// The same, and leaves it to the caller to say what is doubtful.
+    pub fn load_with_warnings(path: Option<&Path>) -> Result<Loaded, Error> {
+        load_from(path, Path::new(DEFAULT_FILE), std::env::vars_os())
     }
 }
 
+#[cfg(test)]
 pub(super) fn load(
     path: Option<&Path>,
     default: &Path,
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Config, Error> {
-    let variables = ours(variables)?;
+    load_from(path, default, variables).map(|loaded| loaded.config)
+}
+
+pub(super) fn load_from(
+    path: Option<&Path>,
+    default: &Path,
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, Error> {
+    let mut credentials = None;
+    let variables = ours(variables.inspect(|(name, value)| {
+        if name == secrets::CREDENTIALS_VARIABLE && !value.is_empty() {
+            credentials = Some(PathBuf::from(value));
+        }
+    }))?;
     let path = match (path, variables.get(FILE_VARIABLE)) {
         (Some(path), _) => Some(path.to_owned()),
         (None, Some(path)) if !path.is_empty() => Some(PathBuf::from(path)),
@@ -40,9 +89,9 @@ pub(super) fn load(
 
     let mut origins = Origins::new();
     let mut builder = ::config::Config::builder();
-    if let Some(path) = path {
+    if let Some(path) = &path {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(&path)
+        let text = std::fs::read_to_string(path)
             .map_err(|error| Error::source(&name, format!("cannot be read: {error}")))?;
         let lines = file::lines(&name, &text)?;
         for (section, number) in &lines.sections {
@@ -51,7 +100,7 @@ pub(super) fn load(
         for line in &lines.keys {
             let origin = format!("{name}:{}", line.number);
             known_key(line.section, line.key).map_err(|error| error.from(Some(&origin)))?;
-            origins.insert((line.section.to_owned(), line.key.to_owned()), origin);
+            origins.insert((line.section.to_owned(), line.key.to_owned()), Origin::Line(origin));
         }
         let source = File::from_str(&text, FileFormat::Ini);
         // A syntax error begins with its line and column.
@@ -74,9 +123,25 @@ pub(super) fn load(
         .build()
         .map_err(|error| Error::source("environment", error.to_string()))?;
 
-    let config = typed(&merged, &origins)?;
+    let mut config = typed(&merged, &origins)?;
+    let filled = secrets::fill(&mut config, path.as_deref(), credentials.as_deref(), &origins);
+    let warnings = filled.map_err(|error| placed(error, &origins))?;
     config.validate().map_err(|error| placed(error, &origins))?;
-    Ok(config)
+    Ok(Loaded { config, warnings: [deprecated(Config::SECTIONS, &origins), warnings].concat() })
+}
+
+/// Keys that are set and will go: those whose documentation begins with that word.
+fn deprecated(sections: &[Section], origins: &Origins) -> Vec<String> {
+    let set = origins.iter().filter_map(|((section, key), origin)| {
+        let section = sections.iter().find(|other| other.name == section)?;
+        let option = section.options.iter().find(|option| option.name == key)?;
+        let about = option.help.concat();
+        let about = about.trim_start();
+        about
+            .starts_with("Deprecated")
+            .then(|| format!("{}: [{}] {key}: {about}", origin.name(), section.name))
+    });
+    set.collect()
 }
 
 /// Keeps the variables that may be meant for us.
@@ -105,7 +170,7 @@ fn settings(
         known_section(&section)
             .and_then(|_| known_key(&section, &key))
             .map_err(|error| error.from(Some(name)))?;
-        origins.insert((section, key), name.clone());
+        origins.insert((section, key), Origin::Variable(name.clone()));
         found.insert(name.clone(), value.clone());
     }
     Ok(found)
@@ -179,7 +244,7 @@ fn innermost(error: ConfigError) -> (Option<String>, String) {
 fn placed(error: Error, origins: &Origins) -> Error {
     let key = error.section.clone().zip(error.key.clone());
     let origin = key.and_then(|key| origins.get(&key));
-    error.from(origin)
+    error.from(origin.map(Origin::name))
 }
 
 #[cfg(test)]
@@ -197,6 +262,26 @@ mod tests {
             assert!(!line.contains('\n'), "{line:?}");
             line.replace(path.to_str().unwrap(), "taibai.conf")
         })
+    }
+
+    #[test]
+    fn a_key_that_will_go_is_told_of_where_it_is_set() {
+        use crate::config::Opt;
+
+        let key = |name, help| Opt { name, help, format: "text" };
+        let options = &*vec![
+            key("old", &[" Deprecated: write `new`,", " which takes more."]),
+            key("new", &[" How it is done."]),
+        ]
+        .leak();
+        let sections = [Section { name: "engine", about: &[" `[engine]`: x."], options }];
+        let at = |key: &str, origin: &str| {
+            (("engine".to_owned(), key.to_owned()), Origin::Line(format!("taibai.conf:{origin}")))
+        };
+        let origins = Origins::from([at("old", "2"), at("new", "3")]);
+        let expected = ["taibai.conf:2: [engine] old: Deprecated: write `new`, which takes more."];
+        assert_eq!(deprecated(&sections, &origins), expected);
+        assert!(deprecated(&sections, &Origins::from([at("new", "3")])).is_empty());
     }
 
     fn pairs(variables: &[(&str, &str)]) -> impl Iterator<Item = (OsString, OsString)> {
@@ -283,16 +368,16 @@ mod tests {
             (
                 "[logging]\nlevle = info\n",
                 "taibai.conf:2: [logging] levle: unknown key, did you mean level? \
-                 the keys of this section are level, json",
+                 the keys of this section are level, json, file",
             ),
             (
                 "[logging]\ncolour = red\n",
-                "taibai.conf:2: [logging] colour: unknown key; the keys of this section are level, json",
+                "taibai.conf:2: [logging] colour: unknown key; the keys of this section are level, json, file",
             ),
             (
                 "[logging]\nlevel.x = info\n",
                 "taibai.conf:2: [logging] level.x: unknown key, did you mean level? \
-                 the keys of this section are level, json",
+                 the keys of this section are level, json, file",
             ),
             (
                 "[engine]\n\nidle_timeout = 5x\n",
@@ -388,13 +473,13 @@ mod tests {
                 "TAIBAI_LOGGING__JSONN",
                 "1",
                 "TAIBAI_LOGGING__JSONN: [logging] jsonn: unknown key, did you mean json? \
-                 the keys of this section are level, json",
+                 the keys of this section are level, json, file",
             ),
             (
                 "TAIBAI_LOGGING__JSON__X",
                 "1",
                 "TAIBAI_LOGGING__JSON__X: [logging] json__x: unknown key; \
-                 the keys of this section are level, json",
+                 the keys of this section are level, json, file",
             ),
             (
                 "TAIBAI_API__HOST",

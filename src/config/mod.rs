@@ -6,6 +6,7 @@ mod file;
 mod formats;
 mod load;
 mod sample;
+mod secrets;
 mod section;
 mod sections;
 mod validate;
@@ -13,7 +14,8 @@ mod watched;
 
 pub use destination::{Destination, HostEntry, NameServer, To};
 pub use error::Error;
-pub use sample::sample;
+pub use load::Loaded;
+pub use sample::{sample, shown};
 pub use section::{Opt, Section};
 pub use sections::{
     Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, Executions, HttpBasic, Images,

@@ -8,6 +8,9 @@ const HEAD: &str = "\
 # Configuration of Taibai. Every key is shown with its default; remove the # before a key to set it.
 #
 # A variable TAIBAI_<GROUP>__<KEY> in the environment wins over this file: TAIBAI_ENGINE__POOL_SIZE=5.
+# A password, or a URL that holds one, may be in a file of its own: see the keys that end in _file. Where
+# neither is set, it is read from the file <group>.<key> in $CREDENTIALS_DIRECTORY (see LoadCredential= in
+# systemd.exec(5)), as keystone_authtoken.password.
 # A comment has a line of its own. In a value, write \\\\ for a backslash.
 #
 # bytes:     a number, or one with a unit: 256MiB. The units are KiB, MiB, GiB and TiB.
@@ -33,6 +36,23 @@ pub fn sample() -> String {
                 .expect("a String takes everything");
         }
     }
+    out
+}
+
+/// Every section and key with the value that is in force. Secrets are left out.
+pub fn shown(config: &Config) -> String {
+    let values = serde_json::to_value(config).expect("every format writes text");
+    let mut out = String::new();
+    for Section { name, options, .. } in Config::SECTIONS {
+        writeln!(out, "[{name}]").expect("a String takes everything");
+        for option in *options {
+            let value = values[name][option.name].as_str().expect("every format writes text");
+            let line = format!("{} = {value}", option.name);
+            writeln!(out, "{}", line.trim_end()).expect("a String takes everything");
+        }
+        out.push('\n');
+    }
+    out.truncate(out.trim_end().len() + 1);
     out
 }
 
@@ -78,6 +98,27 @@ mod tests {
         assert_eq!(set, options);
         let text = |config| serde_json::to_string_pretty(&config).unwrap();
         assert_eq!(text(loaded), text(Config::default()));
+    }
+
+    #[test]
+    fn what_is_in_force_is_shown_without_its_secrets() {
+        let mut config = Config::default();
+        config.keystone_authtoken.password = "qwertz".into();
+        config.database.connection = "mysql+pymysql://taibai:qwertz@db/taibai".to_owned();
+        config.engine.pool_size = 9;
+        let text = shown(&config);
+        assert!(!text.contains("qwertz"), "{text}");
+        for line in [
+            "[engine]",
+            "pool_size = 9",
+            "password = (not shown)",
+            "connection = mysql+pymysql://(not shown)",
+            "tls_cert =",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
+        }
+        // A URL without a password is no secret.
+        assert!(shown(&Config::default()).contains("connection = sqlite:///var/lib"));
     }
 
     #[test]

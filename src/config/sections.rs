@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use secrecy::SecretString;
 
 use super::destination::{Destination, HostEntry, NameServer};
-use super::formats::{address, bytes, choice, duration, flag, list, number, path, secret, subnet, text};
+use super::formats::{
+    address, bytes, choice, connection, duration, flag, list, number, path, secret, subnet, text,
+};
 use super::section::{Opt, Section, config, section};
 use crate::model::Interface;
 
@@ -63,6 +65,17 @@ section! {
         pub public_endpoint: String as "text" = String::new();
         /// Most bytes of a request body that is no package.
         pub max_body_bytes: u64 as "bytes" = 8 << 20;
+        /// Certificate, with those that lead to its authority, in PEM; with it the service speaks https. Read again,
+        /// with the key, when the files change.
+        pub tls_cert: PathBuf as "path" = PathBuf::new();
+        /// Key of that certificate, in PEM.
+        pub tls_key: PathBuf as "path" = PathBuf::new();
+        /// Certificates of the authorities, in PEM, of which every caller has to show a certificate; empty to ask
+        /// for none.
+        pub tls_client_ca: PathBuf as "path" = PathBuf::new();
+        /// How long a service that was told to stop still takes requests, while `/healthcheck` answers 503 so that a
+        /// load balancer sends them elsewhere. Not needed where systemd holds the socket.
+        pub drain_time: Duration as "duration" = Duration::ZERO;
         /// How long a shutdown waits for requests and executions under way.
         pub shutdown_timeout: Duration as "duration" = Duration::from_secs(310);
     }
@@ -90,7 +103,9 @@ section! {
     pub struct Database {
         /// URL of the database: `sqlite:///PATH`, `mysql+pymysql://USER:PASSWORD@HOST/NAME` for MariaDB, or
         /// `postgresql+psycopg2://USER:PASSWORD@HOST/NAME`. What stands behind a `+` is not looked at.
-        pub connection: String as "text" = "sqlite:///var/lib/taibai/taibai.sqlite".to_owned();
+        pub connection: String as "connection" = "sqlite:///var/lib/taibai/taibai.sqlite".to_owned();
+        /// File that holds that URL instead; nobody else needs to read it.
+        pub connection_file: PathBuf as "path" = PathBuf::new();
         /// What a commit survives on SQLite: `process` or `power`. A server decides for itself.
         pub durability: Durability as "choice" = Durability::Process;
         /// Connections for reading and, with a server, as many for writing.
@@ -272,6 +287,8 @@ section! {
         pub username: String as "text" = String::new();
         /// Password of the service's user.
         pub password: SecretString as "secret" = SecretString::default();
+        /// File that holds that password instead; nobody else needs to read it.
+        pub password_file: PathBuf as "path" = PathBuf::new();
         /// Domain of the service's user.
         pub user_domain_name: String as "text" = "Default".to_owned();
         /// Project of the service's user.
@@ -310,6 +327,9 @@ section! {
         pub level: String as "text" = "info,sqlx=warn,sea_orm_migration=warn".to_owned();
         /// Write JSON instead of text.
         pub json: bool as "flag" = false;
+        /// File to write to, which may be renamed or cut off at any time; empty for stderr. What systemd's journal
+        /// reads from there is marked with its priority.
+        pub file: PathBuf as "path" = PathBuf::new();
     }
 }
 

@@ -64,7 +64,23 @@ fn api(api: &Api) -> Result {
     if !api.public_endpoint.is_empty() {
         url("api", "public_endpoint", &api.public_endpoint)?;
     }
+    tls(api)?;
     at_least("api", "max_body_bytes", api.max_body_bytes, 1)
+}
+
+/// A certificate needs its key, and whoever is asked for one needs to be shown one.
+fn tls(api: &Api) -> Result {
+    let named = |path: &Path| !path.as_os_str().is_empty();
+    for (key, path, with, other) in [
+        ("tls_cert", &api.tls_cert, "tls_key", &api.tls_key),
+        ("tls_key", &api.tls_key, "tls_cert", &api.tls_cert),
+        ("tls_cert", &api.tls_cert, "tls_client_ca", &api.tls_client_ca),
+    ] {
+        if !named(path) && named(other) {
+            return Err(Error::key("api", key, format!("must not be empty where {with} is set")));
+        }
+    }
+    Ok(())
 }
 
 fn database(database: &Database) -> Result {
@@ -393,6 +409,12 @@ mod tests {
     fn values_out_of_range_are_named_with_what_would_be_right() {
         type Change = fn(&mut Config);
         let cases: &[(Change, &str)] = &[
+            (|c| c.api.tls_cert = "/c".into(), "[api] tls_key: must not be empty where tls_cert is set"),
+            (|c| c.api.tls_key = "/k".into(), "[api] tls_cert: must not be empty where tls_key is set"),
+            (
+                |c| c.api.tls_client_ca = "/a".into(),
+                "[api] tls_cert: must not be empty where tls_client_ca is set",
+            ),
             (|c| c.api.max_body_bytes = 0, "[api] max_body_bytes = 0: expected at least 1"),
             (|c| c.database.max_connections = 0, "[database] max_connections = 0: expected at least 1"),
             (|c| c.docker.uid_base = 1000, "[docker] uid_base = 1000: expected at least 65552"),

@@ -20,6 +20,14 @@ pub async fn renew(db: &impl ConnectionTrait, id: &EngineId, lease_until: Timest
     Ok(done.rows_affected == 1)
 }
 
+/// Has APIs of other processes no longer ask an engine, which still runs what it has.
+pub async fn withdraw(db: &impl ConnectionTrait, id: &EngineId) -> Result<()> {
+    let none = Expr::value(None::<String>);
+    let update = Entity::update_many().col_expr(Column::Endpoint, none).filter(Column::Id.eq(id.clone()));
+    update.exec(db).await?;
+    Ok(())
+}
+
 pub async fn list(db: &impl ConnectionTrait) -> Result<Vec<Model>> {
     Ok(Entity::find().order_by_asc(Column::StartedAt).order_by_asc(Column::Id).all(db).await?)
 }
@@ -55,6 +63,11 @@ mod tests {
         };
         assert_eq!(expired(100).await, []);
         assert_eq!(expired(101).await, std::slice::from_ref(&one.id));
+
+        withdraw(&db.writer(), &one.id).await.unwrap();
+        let endpoints: Vec<_> =
+            list(db.reader()).await.unwrap().into_iter().map(|engine| engine.endpoint.is_some()).collect();
+        assert_eq!(endpoints.iter().filter(|&&has| has).count(), 1);
 
         assert!(renew(&db.writer(), &one.id, Timestamp(300)).await.unwrap());
         assert_eq!(expired(201).await, std::slice::from_ref(&two.id));

@@ -100,6 +100,12 @@ pub async fn list_creating(db: &impl ConnectionTrait) -> Result<Vec<Model>> {
     Ok(creating.order_by_asc(Column::CreatedAt).all(db).await?)
 }
 
+/// Functions without a runtime, which images are.
+pub async fn list_without_runtime(db: &impl ConnectionTrait) -> Result<Vec<Model>> {
+    let rows = Entity::find().filter(Column::RuntimeId.is_null());
+    Ok(rows.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).all(db).await?)
+}
+
 /// Notes what came of looking for the image of a function; `false` where others noted it meanwhile.
 pub async fn set_image(
     db: &impl Changes,

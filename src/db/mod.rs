@@ -4,19 +4,21 @@
 //! transaction. Reads go to [`Db::reader`], a write of one statement to [`Db::writer`], everything
 //! else into [`Db::begin`]. Where a user asks, a query takes a [`Scope`] and cannot forget it.
 
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use migration::Migrator;
-use sea_orm::sea_query::IntoCondition;
+use sea_orm::sea_query::{Alias, IntoCondition, Query};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ColumnTrait, Condition, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
     DbBackend, DbErr, ExecResult, QueryResult, SqliteTransactionMode, Statement, TransactionOptions,
     TransactionTrait,
 };
-use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::{MigratorTrait, SchemaManager};
 
 use crate::config;
 use crate::model::Scope;
@@ -45,6 +47,8 @@ pub mod webhooks;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrades;
 
 use address::Address;
 pub use error::{Error, Result};
@@ -56,9 +60,26 @@ use recent::{Forgets, Recent};
 /// Longest wait for a connection, and on SQLite for the lock that another program holds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How a database's tables differ from those of this program's release, by names of migrations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schema {
+    /// This program has them and the database does not.
+    pub pending: Vec<String>,
+    /// The database has them and this program does not.
+    pub newer: Vec<String>,
+}
+
+/// The file of an SQLite database; `None` for a server's.
+pub fn file_of(config: &config::Database) -> Result<Option<PathBuf>> {
+    Ok(match Address::parse(&config.connection)? {
+        Address::Sqlite(path) => Some(path),
+        Address::Server(_) => None,
+    })
+}
+
 /// Whether the database is a file, which is for one process.
 pub fn is_file(config: &config::Database) -> Result<bool> {
-    Ok(matches!(Address::parse(&config.connection)?, Address::Sqlite(_)))
+    Ok(file_of(config)?.is_some())
 }
 
 /// The connections. Clones share them.
@@ -163,22 +184,73 @@ impl Db {
     /// Sees to it that a service finds the tables of its release. SQLite's are brought up to date on
     /// the spot, since nobody else has them; a server's are shared, and `taibai db sync` is for the
     /// operator to run once.
+    ///
+    /// Tables of a later release are no hindrance: migrations only add, so that processes of both
+    /// releases can be there while a deployment is upgraded.
     pub async fn ensure_current(&self) -> Result<()> {
-        if self.writer.get_database_backend() == DbBackend::Sqlite {
-            return self.migrate().await;
+        let schema = self.schema().await?;
+        if !schema.newer.is_empty() {
+            tracing::warn!(migrations = ?schema.newer, "the database is of a later release");
         }
-        match self.pending_migrations().await?.len() {
+        match schema.pending.len() {
             0 => Ok(()),
+            // What a later release made is not taken up in the middle.
+            _ if self.is_file() && schema.newer.is_empty() => self.migrate().await,
             missing => Err(Error::Config(format!(
                 "[database] connection: {missing} migrations are not applied yet; run taibai db sync"
             ))),
         }
     }
 
+    fn is_file(&self) -> bool {
+        self.writer.get_database_backend() == DbBackend::Sqlite
+    }
+
+    /// Which migrations the database has, beside those of this program. Writes nothing.
+    pub async fn schema(&self) -> Result<Schema> {
+        let table = Migrator::migration_table_name();
+        let applied = match SchemaManager::new(&self.reader).has_table(table.to_string()).await? {
+            true => {
+                let names = Query::select().column(Alias::new("version")).from(table).to_owned();
+                let rows = self.reader.query_all(&names).await?;
+                rows.iter().map(|row| row.try_get_by_index::<String>(0)).collect::<Result<Vec<_>, _>>()?
+            }
+            false => Vec::new(),
+        };
+        let known: Vec<_> =
+            Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect();
+        let without = |all: &[String], others: &[String]| {
+            all.iter().filter(|name| !others.contains(name)).cloned().collect::<Vec<_>>()
+        };
+        Ok(Schema { pending: without(&known, &applied), newer: without(&applied, &known) })
+    }
+
     /// Names of the migrations that [`Db::migrate`] would apply. Writes nothing.
     pub async fn pending_migrations(&self) -> Result<Vec<String>> {
-        let pending = Migrator::get_pending_migrations_read_only(&self.reader).await?;
-        Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())
+        Ok(self.schema().await?.pending)
+    }
+
+    /// Writes the whole of an SQLite database, as of one moment, into a new file that nobody else may
+    /// read. Services go on meanwhile.
+    pub async fn backup(&self, file: &Path) -> Result<()> {
+        if !self.is_file() {
+            return Err(Error::Config(
+                "[database] connection: this copies SQLite alone; use mariadb-dump or pg_dump".to_owned(),
+            ));
+        }
+        let name =
+            file.to_str().ok_or_else(|| Error::Config(format!("{}: expected UTF-8", file.display())))?;
+        let mut new = std::fs::OpenOptions::new();
+        // SQLite fills a file that is there and empty.
+        let made = new.write(true).create_new(true).mode(0o600).open(file);
+        made.map_err(|source| Error::Config(format!("{name}: cannot be made: {source}")))?;
+        let copy = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [name.into()]);
+        let copied = self.writer.execute_raw(copy).await;
+        if copied.is_err() {
+            // Empty or in part, it must not be taken for a copy.
+            let _ = std::fs::remove_file(file);
+        }
+        Ok(copied.map(drop)?)
     }
 
     /// Waits until the connections are closed; SQLite then folds its log into the file.

@@ -265,6 +265,18 @@ impl Engine {
         Ok((Gateway::new(core.clone()), Self { core, _lock: lock }))
     }
 
+    /// Has APIs of other processes ask other engines, and returns once they do. What they ask before is
+    /// still done.
+    pub async fn withdraw(&self) {
+        let core = &self.core;
+        if let Err(error) = db::engines::withdraw(&core.db.writer(), &core.id).await {
+            // They find out when they do not reach it.
+            tracing::warn!(error = %Chain(&error), "the engine is still offered to APIs");
+            return;
+        }
+        tokio::time::sleep(remote::FORGOTTEN).await;
+    }
+
     /// Ends in good order: takes nothing new, waits for what runs as long as `grace`, and removes the
     /// workers or, where `[engine] keep_workers_on_shutdown` says so, leaves them to the next start.
     /// Asynchronous executions that still run then are collected by it from the workers that stay.

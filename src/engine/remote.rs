@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use protocol::engine::{Cancelled, Ended, Fault, FaultKind, MAX_MESSAGE, Pool, Scale, Submit, Workers};
+use protocol::engine::{
+    About, Cancelled, Ended, Fault, FaultKind, MAX_MESSAGE, Pool, Scale, Submit, Workers,
+};
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,6 +34,8 @@ use crate::telemetry::Chain;
 
 /// How long the list of engines is used. A new engine is found, and an expired one forgotten, so late.
 const FRESH: Duration = Duration::from_secs(1);
+/// After how long no API asks an engine any more that took itself off the list.
+pub const FORGOTTEN: Duration = Duration::from_millis(1500);
 /// How long an engine may take over what it answers at once.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long to wait for a connection.
@@ -88,6 +92,21 @@ impl Remote {
             runtime: tokio::runtime::Handle::current(),
         };
         Ok((remote, writer))
+    }
+
+    /// Every engine that is there, and which program it is; the error says why that is not known.
+    pub async fn programs(&self) -> Result<Vec<(engine::Model, Result<About, String>)>> {
+        let engines = self.engines().await?;
+        let asked =
+            engines.iter().map(|engine| self.ask(engine, Method::GET, "v1/about", None::<&()>, ANSWER));
+        let answers = join_all(asked).await.into_iter().map(|answer| {
+            answer.map_err(|failed| match failed {
+                Failed::NotReached(error) => format!("it is not reached: {}", Chain(&error)),
+                Failed::Lost(error) => format!("it does not answer: {}", Chain(&error)),
+                Failed::Fault(fault) => fault.message,
+            })
+        });
+        Ok(engines.iter().cloned().zip(answers).collect())
     }
 
     pub(super) async fn submit(self: &Arc<Self>, new: NewExecution) -> Result<execution::Model> {

@@ -111,6 +111,21 @@ impl Swift {
         }
     }
 
+    /// Whether there is such a container.
+    pub async fn has_container(&self, container: &str) -> Result<bool> {
+        if !named(container) || container.contains('/') {
+            return Err(Error::NotFound);
+        }
+        let cloud = openstack::Cloud::from(self.session.inner().clone());
+        match within(cloud.get_container(container)).await? {
+            Ok(_) => Ok(true),
+            Err(error) => match Error::of_session(SWIFT, error) {
+                Error::NotFound => Ok(false),
+                error => Err(error),
+            },
+        }
+    }
+
     /// Makes a container unless it is there.
     pub async fn ensure_container(&self, container: &str) -> Result<()> {
         // The crate leaves such a name out of the path, which then names the whole account.

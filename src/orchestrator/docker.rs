@@ -527,7 +527,7 @@ pub(super) fn failure(what: &'static str, error: DockerError) -> Error {
     }
 }
 
-fn find_supervisor(config: &config::Docker) -> Result<PathBuf, Error> {
+pub(super) fn find_supervisor(config: &config::Docker) -> Result<PathBuf, Error> {
     let path = if config.supervisor.as_os_str().is_empty() {
         let program = std::env::current_exe();
         program

@@ -6,6 +6,7 @@ mod container;
 mod docker;
 mod files;
 mod image;
+mod look;
 mod run;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::network::Guard;
 pub use container::SHIM_LABEL;
 pub use docker::{Docker, call_counter};
 pub use image::ImageName;
+pub use look::{Look, supervisor_version};
 pub use run::{ObservedRun, RunEnd, RunName, RunSpec};
 
 /// Runs containers for the engine.

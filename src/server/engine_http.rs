@@ -9,7 +9,7 @@ use std::path::Path;
 use actix_web::dev::Server;
 use actix_web::{App as HttpApp, HttpResponse, HttpServer, web};
 use protocol::engine::{
-    Cancelled, Ended, Fault, FaultKind, MAX_MESSAGE, Pool, PoolWorkers, Scale, Submit, Workers,
+    About, Cancelled, Ended, Fault, FaultKind, MAX_MESSAGE, Pool, PoolWorkers, Scale, Submit, Workers,
 };
 
 use super::{Error, metrics_text};
@@ -38,6 +38,7 @@ pub(super) fn server(config: &Config, gateway: Gateway, db: Db) -> Result<Server
                 let answer = HttpResponse::BadRequest().json(Fault { kind: FaultKind::Invalid, message });
                 actix_web::error::InternalError::from_response(error, answer).into()
             }))
+            .route("/v1/about", web::get().to(about))
             .route("/v1/executions", web::post().to(submit))
             .route("/v1/executions/{execution}", web::delete().to(cancel))
             .route("/v1/accepted", web::post().to(accepted))
@@ -159,6 +160,11 @@ impl State {
         let function = row.ok_or_else(|| DomainError::not_found("Function", &function))?;
         Target::get(&self.db, function, version).await
     }
+}
+
+async fn about() -> HttpResponse {
+    let release = env!("CARGO_PKG_VERSION").to_owned();
+    HttpResponse::Ok().json(About { release, protocol: protocol::VERSION })
 }
 
 async fn submit(state: web::Data<State>, submit: web::Json<Submit>) -> Answer {

@@ -1,10 +1,14 @@
 //! Wiring: builds the state, starts listeners and loops, drains when it is told to stop.
 
 mod catalog;
+mod drain;
 mod engine_http;
 mod node;
+mod socket;
+mod tls;
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +30,7 @@ use crate::orchestrator;
 use crate::policy::Policy;
 use crate::storage::{LocalStore, PackageStore, SwiftStore};
 use crate::telemetry::{Chain, Metrics};
+use drain::Draining;
 use node::Node;
 
 /// How often files are looked at that may change while the service runs.
@@ -60,6 +65,15 @@ pub enum Error {
          share a database, so name one on MariaDB or PostgreSQL"
     )]
     NotShared,
+    #[error("the listener's TLS cannot be used")]
+    Tls(#[from] tls::Error),
+    #[error(
+        "the socket that the service manager holds is open to {0}, and with auth_strategy = noauth everyone who \
+         reaches it is an administrator; expected a loopback address, or [api] allow_noauth_from_anywhere = true"
+    )]
+    Open(IpAddr),
+    #[error("the sockets of the service manager cannot be used")]
+    Sockets(#[source] std::io::Error),
     #[error("cannot listen on {address}")]
     Listen {
         address: String,
@@ -144,7 +158,10 @@ pub async fn engine(config: Config) -> Result<()> {
     let watching = tokio::spawn(private);
     announce(&format!("health on {health}"));
     announce(&format!("listening on {}", config.engine.listen));
-    let stopped = run_until(server, &mut stop).await;
+    socket::ready();
+    // Asked elsewhere first, so that the end of the listener meets nobody who is just connecting.
+    let withdraw = async || engine.withdraw().await;
+    let stopped = run_until(server, &mut stop, withdraw).await;
     engine.shutdown(config.api.shutdown_timeout).await;
     node.leave().await;
     watched.stop(false).await;
@@ -193,11 +210,20 @@ async fn store(
 /// Serves the API until a signal comes.
 async fn serve_api(config: &Config, app: App, metrics: Metrics, db: &Db, stop: &mut Stop) -> Result<()> {
     let app = web::Data::new(app);
-    let (server, address) = http_server(config, app.clone(), metrics, db.clone())?;
+    let draining = Draining::default();
+    let listener = Listener::of_config(config)?;
+    let certificate = listener.tls.as_ref().map(|(_, certificate)| certificate.clone());
+    let (server, address) =
+        http_server(config, listener, app.clone(), metrics, db.clone(), draining.clone())?;
     announce(&format!("listening on {address}"));
+    socket::ready();
     // It holds nothing, so that it may end anywhere.
-    let reloading = tokio::spawn(reload(app.into_inner()));
-    let stopped = run_until(server, stop).await;
+    let reloading = tokio::spawn(reload(app.into_inner(), certificate));
+    let drain = async || {
+        draining.begin();
+        tokio::time::sleep(config.api.drain_time).await;
+    };
+    let stopped = run_until(server, stop, drain).await;
     reloading.abort();
     stopped
 }
@@ -212,16 +238,24 @@ async fn shared_database(config: &Config) -> Result<Db> {
     Ok(db)
 }
 
-/// Serves until a signal comes, and then answers what it has, within its shutdown timeout.
-async fn run_until(server: actix_web::dev::Server, stop: &mut Stop) -> Result<()> {
+/// Serves until a signal comes, and goes on while `drain` takes; a second signal ends that. Then answers
+/// what it has, within its shutdown timeout.
+async fn run_until(server: actix_web::dev::Server, stop: &mut Stop, drain: impl AsyncFnOnce()) -> Result<()> {
     let handle = server.handle();
     let serving = tokio::spawn(server);
     let stopped = tokio::select! {
         () = stop.wait() => Ok(()),
         ended = serving => ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
     };
+    socket::stopping();
+    if stopped.is_ok() {
+        tokio::select! {
+            () = drain() => {}
+            () = stop.wait() => {}
+        }
+    }
     tracing::info!("stopping: no more requests are accepted");
-    handle.stop(true).await;
+    drain::stop(&handle).await;
     stopped.map_err(Error::Http)
 }
 
@@ -232,8 +266,8 @@ async fn close(db: &Db) {
     tracing::info!("stopped");
 }
 
-/// Reads the files of policy and users again when they change: each second, and on SIGHUP.
-async fn reload(app: Arc<App>) {
+/// Reads the files of policy, users and certificate again when they change: each second, and on SIGHUP.
+async fn reload(app: Arc<App>, certificate: Option<Arc<tls::Certificate>>) {
     // Without the signal the second is what remains.
     let mut hangup = signal(SignalKind::hangup()).ok();
     let mut second = tokio::time::interval(RELOAD);
@@ -242,26 +276,54 @@ async fn reload(app: Arc<App>) {
             _ = second.tick() => {}
             Some(()) = async { hangup.as_mut()?.recv().await } => {}
         }
-        let app = app.clone();
+        let (app, certificate) = (app.clone(), certificate.clone());
         let read = tokio::task::spawn_blocking(move || {
             app.policy.refresh();
             app.authenticator.refresh();
+            if let Some(certificate) = certificate {
+                certificate.refresh();
+            }
         });
         let _ = read.await;
     }
 }
 
+/// Where the API is served, and how.
+struct Listener {
+    /// Those of the service manager; without any, the configured address is bound.
+    sockets: Vec<std::net::TcpListener>,
+    tls: Option<(rustls::ServerConfig, Arc<tls::Certificate>)>,
+}
+
+impl Listener {
+    fn of_config(config: &Config) -> Result<Self> {
+        let sockets = socket::given().map_err(Error::Sockets)?;
+        let noauth = config.api.auth_strategy == AuthStrategy::Noauth;
+        if noauth
+            && !config.api.allow_noauth_from_anywhere
+            && let Some(address) = socket::beyond_loopback(&sockets)
+        {
+            return Err(Error::Open(address));
+        }
+        Ok(Self { sockets, tls: tls::of_config(&config.api)? })
+    }
+}
+
 fn http_server(
     config: &Config,
+    listener: Listener,
     app: web::Data<App>,
     metrics: Metrics,
     db: Db,
+    draining: Draining,
 ) -> Result<(actix_web::dev::Server, String), Error> {
-    let server = HttpServer::new(move || {
+    let mut server = HttpServer::new(move || {
         let (metrics, db) = (metrics.clone(), db.clone());
         HttpApp::new()
             .app_data(app.clone())
+            .app_data(web::Data::new(draining.clone()))
             .wrap(from_fn(api::middleware::edge))
+            .wrap(from_fn(drain::last_answers))
             .route("/metrics", web::get().to(move || metrics_text(metrics.clone(), db.clone())))
             .configure(api::routes)
     })
@@ -269,8 +331,22 @@ fn http_server(
     .shutdown_timeout(config.api.shutdown_timeout.as_secs());
     let wanted = (config.api.host, config.api.port);
     let listen = |source| Error::Listen { address: format!("{}:{}", wanted.0, wanted.1), source };
-    let server = server.bind(wanted).map_err(listen)?;
-    let address = server.addrs().first().map_or_else(String::new, |address| format!("http://{address}"));
+    let scheme = if listener.tls.is_some() { "https" } else { "http" };
+    let tls = listener.tls.map(|(tls, _)| tls);
+    if listener.sockets.is_empty() {
+        server = match tls {
+            Some(tls) => server.bind_rustls_0_23(wanted, tls).map_err(listen)?,
+            None => server.bind(wanted).map_err(listen)?,
+        };
+    } else {
+        for socket in listener.sockets {
+            server = match tls.clone() {
+                Some(tls) => server.listen_rustls_0_23(socket, tls).map_err(Error::Sockets)?,
+                None => server.listen(socket).map_err(Error::Sockets)?,
+            };
+        }
+    }
+    let address = server.addrs().first().map_or_else(String::new, |address| format!("{scheme}://{address}"));
     Ok((server.run(), address))
 }
 

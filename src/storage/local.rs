@@ -1,6 +1,6 @@
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
@@ -22,6 +22,13 @@ impl LocalStore {
         // On the same filesystem, so that what was received is kept by giving it its name.
         let inbox = Inbox::open(directory.clone(), max_bytes).await?;
         Ok(Self { directory, inbox })
+    }
+
+    /// Those of the packages that are not in a directory. Changes nothing there.
+    pub fn missing(directory: &Path, digests: impl IntoIterator<Item = String>) -> Vec<String> {
+        let is_there =
+            |digest: &String| is_digest(digest) && directory.join(&digest[..2]).join(digest).is_file();
+        digests.into_iter().filter(|digest| !is_there(digest)).collect()
     }
 
     /// The place of a package; `None` for what is no digest.

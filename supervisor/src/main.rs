@@ -27,6 +27,11 @@ use protocol::worker::{LAST_WORDS, RUN_DIR, SETTINGS, Settings};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Asked on the host, by whoever looks whether it is of the engine's release.
+    if arguments == ["--version"] {
+        println!("taibai-supervisor {} protocol {}", env!("CARGO_PKG_VERSION"), protocol::VERSION);
+        return ExitCode::SUCCESS;
+    }
     if let Some(code) = helper::run(&arguments) {
         return code;
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::cloud::{Cloud, Way};
-use crate::service::{Service, eventually, package, required};
+use crate::operations::{doubtful, secret_file, upgrade_check};
+use crate::service::{Home, Service, eventually, package, required};
 
 /// A service that knows callers by Keystone, which it reaches this way.
 async fn service(cloud: &Cloud, way: &Way, cache: &str) -> Service {
@@ -61,6 +62,43 @@ async fn who_has_no_good_token_is_nobody() {
     assert_eq!(service.ask(new.expose(), "GET", "/v1/functions", None).await.status, 200);
     assert!(!service.log().contains(new.expose()) && !service.log().contains(token.expose()));
     service.stop_clean().await;
+}
+
+#[tokio::test]
+async fn an_upgrade_check_asks_keystone_for_the_endpoint_and_swift_for_packages() {
+    let cloud = Cloud::open();
+    let way = cloud.way().await;
+    let account = cloud.account("taibai");
+    let mut home = Home::new(&[]);
+    for (key, value) in [
+        ("api.auth_strategy", "keystone"),
+        ("keystone_authtoken.auth_url", &way.section(&cloud).auth_url),
+        ("keystone_authtoken.username", &account.auth.username),
+        ("keystone_authtoken.password_file", &secret_file(home.path(), "word", &account.auth.password)),
+        ("keystone_authtoken.project_name", &account.auth.project_name),
+        ("keystone_authtoken.region_name", "nowhere"),
+    ] {
+        home.set(key, value);
+    }
+    home.make_tables().await;
+    let (status, table, checks) = upgrade_check(&home);
+    assert_eq!((status, doubtful(&checks)), (1, vec![("Keystone", 1)]), "{table}");
+    assert!(table.contains("the catalog has no endpoint of"), "{table}");
+
+    // A type that the catalog has.
+    home.unset("keystone_authtoken.region_name");
+    home.set("keystone_authtoken.service_type", "object-store");
+    home.set("storage.driver", "swift");
+    home.set("storage.container", &format!("check-{}", home.deployment));
+    let (status, table, checks) = upgrade_check(&home);
+    assert_eq!((status, doubtful(&checks)), (0, vec![]), "{table}");
+    assert!(table.contains("object-store is at http"), "{table}");
+    assert!(table.contains("which the first start"), "nothing was made there: {table}");
+
+    home.unset("keystone_authtoken.password_file");
+    home.set("keystone_authtoken.password", "wrong");
+    let (status, table, checks) = upgrade_check(&home);
+    assert_eq!((status, doubtful(&checks)), (2, vec![("Keystone", 2), ("Package storage", 2)]), "{table}");
 }
 
 #[tokio::test]

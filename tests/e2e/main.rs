@@ -13,6 +13,7 @@ mod images;
 mod jobs;
 mod network;
 mod nodejs;
+mod operations;
 #[path = "../../src/db/testing/own.rs"]
 mod own;
 mod packages;

@@ -23,6 +23,8 @@ pub struct Home {
     uid_base: u32,
     /// Lines of the configuration beside the usual ones: section and option.
     options: Vec<(String, String)>,
+    /// Options that are usual and yet left out.
+    left_out: Vec<String>,
 }
 
 pub struct Service {
@@ -73,6 +75,7 @@ impl Home {
             // Apart from services of this machine, from the driver's tests and from each other.
             uid_base: 2_000_000_000 + std::process::id() % 1000 * 100_000 + number * 2048,
             options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            left_out: Vec::new(),
         }
     }
 
@@ -82,11 +85,18 @@ impl Home {
         self.options.push((key.to_owned(), value.to_owned()));
     }
 
+    /// Leaves an option out, also one of the usual ones.
+    pub fn unset(&mut self, key: &str) {
+        self.options.retain(|(other, _)| other != key);
+        self.left_out.push(key.to_owned());
+    }
+
     pub fn path(&self) -> &Path {
         self.dirs.path()
     }
 
-    pub fn config_file(&self) -> PathBuf {
+    /// Every option that is not a default: section and option, and the value.
+    pub fn settings(&self) -> Vec<(String, String)> {
         let at = |name: &str| self.path().join(name).display().to_string();
         let mut options: Vec<(String, String)> = [
             ("api.port", "0".to_owned()),
@@ -106,7 +116,13 @@ impl Home {
             options.retain(|(other, _)| other != key);
             options.push((key.clone(), value.clone()));
         }
+        options.retain(|(key, _)| !self.left_out.contains(key));
         options.sort();
+        options
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        let options = self.settings();
         let mut text = String::new();
         let mut section = "";
         for (key, value) in &options {
@@ -127,6 +143,13 @@ impl Home {
         let connection = self.database.url().to_owned();
         let config = taibai::config::Database { connection, ..Default::default() };
         taibai::db::Db::connect(&config).await.unwrap()
+    }
+
+    /// Makes the tables wherever they are to be.
+    pub async fn make_tables(&self) {
+        let database = self.database().await;
+        database.migrate().await.unwrap();
+        database.close().await.unwrap();
     }
 
     /// Makes the tables, as an operator does before the first start. A file has its service do that.
@@ -241,14 +264,16 @@ impl Service {
 
     /// Starts `taibai serve`, `taibai api` or `taibai engine`.
     pub async fn start_role(home: Home, role: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taibai"));
+        command.args(["--config-file", &home.config_file().display().to_string(), role]);
+        Self::start_as(home, command).await
+    }
+
+    /// Starts a service that reads its configuration in another way than from the usual file.
+    pub async fn start_as(home: Home, mut command: Command) -> Self {
         home.sync_database();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_taibai"))
-            .args(["--config-file", &home.config_file().display().to_string(), role])
-            .env("NO_COLOR", "1")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            command.env("NO_COLOR", "1").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut stderr = child.stderr.take().unwrap();
         let sink = log.clone();

@@ -1,13 +1,18 @@
 //! `taibai api` and `taibai engine` as processes of their own, which share a database on a server. Run
 //! by `tox-like-scripts/databases`.
 
-use std::path::Path;
-use std::process::Command;
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use taibai::model::{EngineId, Timestamp, engine};
 
+use crate::operations::{Load, doubtful, each_ran_once, upgrade_check_as};
 use crate::own::OwnDatabase;
 use crate::service::{Home, Service, eventually, output, result};
 
@@ -246,7 +251,7 @@ fn openssl(directory: &Path, arguments: &str) {
 }
 
 /// An authority and a certificate of it for 127.0.0.1.
-fn certificates() -> tempfile::TempDir {
+pub fn certificates() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
@@ -293,6 +298,155 @@ async fn between_machines_both_sides_show_a_certificate() {
     assert_eq!(listed.len(), 1, "{listed:?}");
     api.stop_clean().await;
     engine.stop_clean().await;
+}
+
+#[tokio::test]
+async fn an_upgrade_check_tells_of_engines_of_another_release() {
+    let site = Site::new();
+    let engine = site.engine("one", &[]).await;
+    let home = site.home(&[]);
+    for role in ["api", "engine"] {
+        let (status, table, checks) = upgrade_check_as(&home, role);
+        assert_eq!((status, doubtful(&checks)), (0, vec![]), "{table}");
+        assert!(table.contains("1 of this release"), "{table}");
+        assert_eq!(table.contains("Check: Docker"), role == "engine", "{table}");
+    }
+
+    // One of a release that speaks otherwise, and one that is not there.
+    let strange = home.path().join("strange.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&strange).unwrap();
+    let answering = std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            let body = r#"{"release":"9.0.0","protocol":99}"#;
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+            write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    let db = home.database().await;
+    for (node, path) in
+        [("strange", strange.display().to_string()), ("away", "/nonexistent/e.sock".to_owned())]
+    {
+        let now = Timestamp::now();
+        let row = engine::Model {
+            id: EngineId::random(),
+            node: node.to_owned(),
+            deployment: node.to_owned(),
+            endpoint: Some(format!("unix://{path}")),
+            started_at: now,
+            lease_until: now.after(Duration::from_secs(600)),
+        };
+        taibai::db::engines::register(&db.writer(), row).await.unwrap();
+    }
+    let (status, table, checks) = upgrade_check_as(&home, "api");
+    assert_eq!((status, doubtful(&checks)), (1, vec![("Engines", 1)]), "{table}");
+    let details = &checks.last().unwrap().2;
+    assert!(details.contains("strange runs release 9.0.0 with protocol 99"), "{details}");
+    assert!(details.contains("away: it is not reached"), "{details}");
+    answering.join().unwrap();
+    engine.stop_clean().await;
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// HAProxy with the configuration in the tree, in front of two APIs.
+struct Proxy {
+    child: Child,
+    directory: tempfile::TempDir,
+    url: String,
+}
+
+impl Proxy {
+    fn start(apis: [u16; 2]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/haproxy/taibai.cfg");
+        let mut text = std::fs::read_to_string(example).unwrap();
+        let port = free_port();
+        for (example, ours) in [
+            ("bind :7070", format!("bind 127.0.0.1:{port}")),
+            ("192.0.2.11:7070", format!("127.0.0.1:{}", apis[0])),
+            ("192.0.2.12:7070", format!("127.0.0.1:{}", apis[1])),
+        ] {
+            assert!(text.contains(example), "{example}");
+            text = text.replace(example, &ours);
+        }
+        let asked = directory.path().join("asked");
+        text.push_str(&format!("\nglobal\n    stats socket {}\n", asked.display()));
+        let config = directory.path().join("haproxy.cfg");
+        std::fs::write(&config, text).unwrap();
+        let child = Command::new("haproxy").arg("-db").arg("-f").arg(&config).stderr(Stdio::null()).spawn();
+        let child = child.expect("haproxy is installed: apt-get install haproxy");
+        Self { child, directory, url: format!("http://127.0.0.1:{port}") }
+    }
+
+    /// Waits until it takes every API for well.
+    async fn ready(&self) {
+        let socket: PathBuf = self.directory.path().join("asked");
+        eventually("the proxy sees both APIs", async || {
+            let Ok(mut asked) = UnixStream::connect(&socket) else { return false };
+            let mut table = String::new();
+            let read = asked.write_all(b"show stat\n").and_then(|()| asked.read_to_string(&mut table));
+            let up = |line: &&str| line.starts_with("taibai,api") && line.contains(",UP,");
+            read.is_ok() && table.lines().filter(up).count() == 2
+        })
+        .await;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_of_every_process_loses_no_request_and_runs_none_twice() {
+    let site = Site::new();
+    let keep = [("engine.keep_workers_on_shutdown", "true")];
+    let mut engines = vec![site.engine("one", &keep).await, site.engine("two", &keep).await];
+    let ports = [free_port(), free_port()];
+    let mut apis = Vec::new();
+    for port in ports {
+        apis.push(site.api(&[("api.port", &port.to_string()), ("api.drain_time", "3s")]).await);
+    }
+    let runtime = apis[0].runtime().await;
+    let function = apis[0].function("demo", &runtime, COUNT, &[("timeout", "30")]).await;
+    apis[0].execute("demo", &function, "").await;
+    let worker = apis[0].workers(&function).await.remove(0);
+    let proxy = Proxy::start(ports);
+    proxy.ready().await;
+
+    let load = Load::start(&proxy.url, &function, 3);
+    for _ in 0..2 {
+        let mut home = engines.remove(0).stop().await;
+        // The next end takes the workers away; this start takes them over.
+        home.set("engine.keep_workers_on_shutdown", "false");
+        engines.push(Service::start_role(home, "engine").await);
+    }
+    for _ in 0..2 {
+        let home = apis.remove(0).stop().await;
+        apis.push(Service::start_role(home, "api").await);
+        proxy.ready().await;
+    }
+    let executions = load.finish().await;
+    assert!(executions.len() > 50, "{}", executions.len());
+    each_ran_once(&apis[0], &function, &executions, 1).await;
+    assert!(apis[0].workers(&function).await.contains(&worker), "the worker lived through it");
+    let pids: HashSet<String> = executions.iter().map(|one| output(one).to_string()).collect();
+    assert!(pids.len() <= 6, "three slots on each node, all the time: {pids:?}");
+
+    drop(proxy);
+    for api in apis {
+        api.stop_clean().await;
+    }
+    for engine in engines {
+        engine.stop_clean().await;
+    }
 }
 
 #[tokio::test]
