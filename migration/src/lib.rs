@@ -8,6 +8,7 @@ use sea_orm_migration::prelude::*;
 
 mod m20260101_000001_first;
 mod m20261121_000002_versions_jobs_webhooks;
+mod m20261121_000004_quotas;
 
 pub struct Migrator;
 
@@ -17,6 +18,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20260101_000001_first::Migration),
             Box::new(m20261121_000002_versions_jobs_webhooks::Migration),
+            Box::new(m20261121_000004_quotas::Migration),
         ]
     }
 }

@@ -35,6 +35,7 @@ pub mod functions;
 pub mod imports;
 pub mod jobs;
 pub mod qinling;
+pub mod quotas;
 pub mod runtimes;
 pub mod trusts;
 pub mod versions;

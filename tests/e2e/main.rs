@@ -15,6 +15,7 @@ mod nodejs;
 #[path = "../../src/db/testing/own.rs"]
 mod own;
 mod packages;
+mod quotas;
 mod registry;
 mod rejects;
 mod restarts;
