@@ -21,6 +21,12 @@ pub enum Error {
     /// The state of something stands in the way, in the terms of the v1 API a 403.
     #[error("{0}")]
     Guarded(String),
+    /// The project has as much as it may have.
+    #[error("Quota exceeded for {resource}: limit {limit}, used {used}, requested {requested}.")]
+    OverQuota { resource: &'static str, limit: u64, used: u64, requested: u64 },
+    /// The project asks faster than it may.
+    #[error("Too many requests of project {project}. Try again in {retry_after} s.")]
+    TooFast { project: String, retry_after: u64 },
     /// The state of something stands in the way for now.
     #[error("{0}")]
     Conflict(String),

@@ -15,6 +15,7 @@ pub mod network;
 pub mod openstack;
 pub mod orchestrator;
 pub mod policy;
+pub mod quota;
 pub mod resource;
 pub mod server;
 pub mod storage;

@@ -9,6 +9,7 @@ use sea_orm_migration::prelude::*;
 mod m20260101_000001_first;
 mod m20261121_000002_versions_jobs_webhooks;
 mod m20261121_000003_network;
+mod m20261121_000004_quotas;
 
 pub struct Migrator;
 
@@ -19,6 +20,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20260101_000001_first::Migration),
             Box::new(m20261121_000002_versions_jobs_webhooks::Migration),
             Box::new(m20261121_000003_network::Migration),
+            Box::new(m20261121_000004_quotas::Migration),
         ]
     }
 }

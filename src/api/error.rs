@@ -51,7 +51,10 @@ impl ApiError {
             Self::Domain(error) => match error {
                 Error::NotFound { .. } => StatusCode::NOT_FOUND,
                 Error::Invalid(_) | Error::NotSupported(_) => StatusCode::BAD_REQUEST,
-                Error::Forbidden { .. } | Error::Guarded(_) => StatusCode::FORBIDDEN,
+                Error::Forbidden { .. } | Error::Guarded(_) | Error::OverQuota { .. } => {
+                    StatusCode::FORBIDDEN
+                }
+                Error::TooFast { .. } => StatusCode::TOO_MANY_REQUESTS,
                 Error::Conflict(_) => StatusCode::CONFLICT,
                 Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
                 Error::Busy(_) | Error::InDoubt(_) | Error::Unavailable { .. } => {
@@ -84,6 +87,9 @@ impl ApiError {
             }
             Self::Domain(Error::Busy(_)) | Self::Unauthorized { rejected: Rejected::Busy, .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::Domain(Error::TooFast { retry_after, .. }) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
             }
             Self::Domain(Error::Unavailable { .. }) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));

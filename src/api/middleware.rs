@@ -6,10 +6,11 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::uri::{PathAndQuery, Uri};
 use actix_web::http::{Method, header};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage, HttpResponse};
+use actix_web::{HttpMessage, HttpResponse, web};
 use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 
+use super::App;
 use super::error::ApiError;
 use crate::error::Error;
 use crate::telemetry::Chain;
@@ -42,6 +43,8 @@ pub async fn edge(
     request.extensions_mut().insert(RequestId(id.clone()));
     collapse_slashes(&mut request);
 
+    let app = request.app_data::<web::Data<App>>().cloned();
+
     async move {
         let mut response = if request.method() == Method::OPTIONS {
             request.into_response(HttpResponse::Ok().finish())
@@ -57,6 +60,9 @@ pub async fn edge(
         }
         if response.status().is_client_error() || response.status().is_server_error() {
             response = settle(response, &id);
+        }
+        if let Some(audit) = app.as_ref().and_then(|app| app.audit.as_ref()) {
+            response = audit.record(response, &id);
         }
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID.clone(), id);

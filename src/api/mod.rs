@@ -1,5 +1,6 @@
 //! The HTTP edge: the only place that knows status codes and JSON shapes.
 
+pub mod audit;
 mod endpoint;
 pub mod error;
 mod extract;
@@ -23,11 +24,13 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::engine::gateway::Gateway;
 use crate::error::Error;
-use crate::model::Caller;
+use crate::model::{Caller, ProjectId};
 use crate::openstack::Keystone;
 use crate::policy::Policy;
+use crate::quota::Rate;
 use crate::resource::{Aliases, Executions, Functions, Jobs, Runtimes, Versions, Webhooks};
 use crate::storage::PackageStore;
+use audit::{Audit, Initiator};
 use endpoint::PublicEndpoint;
 use error::ApiError;
 use middleware::RequestId;
@@ -43,6 +46,10 @@ pub struct App {
     pub executions: Executions,
     pub jobs: Jobs,
     pub webhooks: Webhooks,
+    /// `None` where nobody wants to know who did what.
+    pub audit: Option<Audit>,
+    /// `None` where projects may ask as fast as they like.
+    pub rate: Option<Rate>,
     /// How callers reach this service.
     pub endpoint: PublicEndpoint,
     pub engine: Gateway,
@@ -69,10 +76,12 @@ impl App {
         Self {
             policy,
             authenticator,
+            audit: Audit::new(config),
+            rate: Rate::new(&config.quotas),
             runtimes: Runtimes::new(db.clone(), engine.clone()),
             versions: functions.versions(),
             functions,
-            aliases: Aliases::new(db.clone()),
+            aliases: Aliases::new(db.clone(), engine.quotas().clone()),
             endpoint,
             executions: Executions::new(db.clone(), engine.clone()),
             jobs: Jobs::new(db.clone(), engine.clone()),
@@ -83,6 +92,11 @@ impl App {
             max_body_bytes: config.api.max_body_bytes,
             max_package_bytes: config.storage.max_package_bytes,
         }
+    }
+
+    /// Counts a request among those of a project.
+    fn count(&self, project: &ProjectId) -> Result<(), Error> {
+        self.rate.as_ref().map_or(Ok(()), |rate| rate.check(project))
     }
 
     fn of(request: &HttpRequest) -> &web::Data<Self> {
@@ -107,6 +121,7 @@ impl FromRequest for Caller {
         let authorization = header("authorization");
         let (method, path) = (request.method().clone(), request.path().to_owned());
         let id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
+        let request = request.clone();
         Box::pin(async move {
             // All of them are ASCII; what is not can be nobody's.
             let text = |value: &Option<HeaderValue>| {
@@ -136,6 +151,10 @@ impl FromRequest for Caller {
             let span = Span::current();
             span.record("project.id", caller.project_id.as_str());
             span.record("user.id", caller.user_id.as_str());
+            if app.audit.is_some() {
+                request.extensions_mut().insert(Initiator::of(&caller));
+            }
+            app.count(&caller.project_id)?;
             Ok(caller)
         })
     }

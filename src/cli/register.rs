@@ -9,6 +9,7 @@ use super::{Result, runtime};
 use crate::config::Config;
 use crate::model::Interface;
 use crate::openstack::{Administrator, Registration, Registry};
+use crate::quota::Limits;
 
 /// Where the service is, for the catalog.
 #[derive(Debug, Args)]
@@ -26,6 +27,10 @@ pub struct Register {
     /// lets keep objects, for `[storage] driver = swift`.
     #[arg(long = "role", value_name = "NAME")]
     roles: Vec<String>,
+    /// Register the limits of projects too, as `[quotas]` has them, for `[quotas] driver = unified_limits`.
+    /// One that is registered already stays as it is.
+    #[arg(long)]
+    limits: bool,
     #[command(flatten)]
     region: Region,
 }
@@ -38,7 +43,7 @@ pub struct Region {
 }
 
 pub fn register(arguments: Register, path: Option<&Path>) -> Result {
-    let Register { public_url, internal_url, admin_url, roles, region } = arguments;
+    let Register { public_url, internal_url, admin_url, roles, limits, region } = arguments;
     let internal_url = internal_url.unwrap_or_else(|| public_url.clone());
     let admin_url = admin_url.unwrap_or_else(|| internal_url.clone());
     let urls = vec![
@@ -46,20 +51,22 @@ pub fn register(arguments: Register, path: Option<&Path>) -> Result {
         (Interface::Internal, internal_url),
         (Interface::Admin, admin_url),
     ];
-    run(region, urls, roles, path, true)
+    let wanted = Some(Wanted { urls, roles, limits });
+    run(region, path, wanted)
 }
 
 pub fn unregister(region: Region, path: Option<&Path>) -> Result {
-    run(region, Vec::new(), Vec::new(), path, false)
+    run(region, path, None)
 }
 
-fn run(
-    region: Region,
+struct Wanted {
     urls: Vec<(Interface, String)>,
     roles: Vec<String>,
-    path: Option<&Path>,
-    register: bool,
-) -> Result {
+    limits: bool,
+}
+
+/// Registers what is wanted, or takes all of it away.
+fn run(region: Region, path: Option<&Path>, wanted: Option<Wanted>) -> Result {
     let config = Config::load(path)?;
     config.keystone_authtoken.validate()?;
     let administrator = Administrator::from_environment()?;
@@ -69,7 +76,11 @@ fn run(
         .or(named)
         .or_else(|| administrator.region().map(str::to_owned))
         .ok_or("expected --region, or region_name in [keystone_authtoken]")?;
-    let wanted = Registration::new(&config.keystone_authtoken, region, urls, roles);
+    let register = wanted.is_some();
+    let Wanted { urls, roles, limits } =
+        wanted.unwrap_or(Wanted { urls: Vec::new(), roles: Vec::new(), limits: false });
+    let limits = if limits { Limits::of(&config.quotas).registered() } else { Vec::new() };
+    let wanted = Registration::new(&config.keystone_authtoken, region, urls, roles, limits);
     let registry = Registry::new(&administrator)?;
     let changes = runtime()?.block_on(async {
         if register { registry.register(&wanted).await } else { registry.unregister(&wanted).await }

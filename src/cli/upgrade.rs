@@ -16,6 +16,7 @@ use crate::model::{Interface, RuntimeStatus};
 use crate::openstack::Keystone;
 use crate::orchestrator::{self, ImageName, Look};
 use crate::policy::Policy;
+use crate::quota::Quotas;
 use crate::storage::LocalStore;
 use crate::telemetry::{Chain, Metrics};
 
@@ -331,7 +332,7 @@ async fn engines(role: Role, config: &Config, db: &Db) -> Row {
     }
     let asked = async {
         // Nobody is to write anything here, so the writer is left.
-        let (remote, _writer) = Remote::new(config, db.clone())?;
+        let (remote, _writer) = Remote::new(config, db.clone(), Quotas::new(config, None))?;
         remote.programs().await.map_err(|error| -> Box<dyn std::error::Error + Send + Sync> { error.into() })
     };
     let engines = match asked.await {

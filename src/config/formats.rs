@@ -158,7 +158,7 @@ pub mod bytes {
         })
     }
 
-    fn parse(text: &str) -> Option<u64> {
+    pub(super) fn parse(text: &str) -> Option<u64> {
         for (unit, shift) in UNITS {
             if let Some(count) = text.strip_suffix(unit) {
                 return count.trim_end().parse::<u64>().ok()?.checked_mul(1 << shift);
@@ -266,6 +266,21 @@ pub mod subnet {
 
     pub fn serialize<S: Serializer, T: Subnet>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&value.text())
+    }
+}
+
+/// A number, also one of bytes, or -1 where there is no limit.
+pub mod limit {
+    use super::*;
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+        read(deserializer, "a number such as 1000, one of bytes such as 50GiB, or -1 for none", |text| {
+            if text == "-1" { Some(-1) } else { bytes::parse(text)?.try_into().ok() }
+        })
+    }
+
+    pub fn serialize<S: Serializer>(value: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+        bytes::serialize(value, serializer)
     }
 }
 

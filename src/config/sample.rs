@@ -15,6 +15,7 @@ const HEAD: &str = "\
 #
 # bytes:     a number, or one with a unit: 256MiB. The units are KiB, MiB, GiB and TiB.
 # duration:  a number of seconds, or numbers with units: 30s, 5m, 1h 30m.
+# limit:     a number, one with a unit as for bytes, or -1 for no limit.
 # list:      words, separated by commas; nothing for none.
 # flag:      true or false; yes or no, on or off, 1 or 0.
 ";

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 
 use super::destination::{Destination, HostEntry, NameServer};
 use super::formats::{
-    address, bytes, choice, connection, duration, flag, list, number, path, secret, subnet, text,
+    address, bytes, choice, connection, duration, flag, limit, list, number, path, secret, subnet, text,
 };
 use super::section::{Opt, Section, config, section};
 use crate::model::Interface;
@@ -20,6 +20,7 @@ config! {
     /// What taibai.conf says, with defaults for what it does not.
     pub struct Config {
         pub api: Api,
+        pub audit: Audit,
         pub database: Database,
         pub docker: Docker,
         pub engine: Engine,
@@ -31,6 +32,7 @@ config! {
         pub logging: Logging,
         pub network: Network,
         pub oslo_policy: OsloPolicy,
+        pub quotas: Quotas,
         pub resource_limits: ResourceLimits,
         pub storage: Storage,
         pub trusts: Trusts,
@@ -78,6 +80,18 @@ section! {
         pub drain_time: Duration as "duration" = Duration::ZERO;
         /// How long a shutdown waits for requests and executions under way.
         pub shutdown_timeout: Duration as "duration" = Duration::from_secs(310);
+    }
+}
+
+section! {
+    /// `[audit]`: who changed what, and who was not let.
+    pub struct Audit {
+        /// Write an event in CADF, as JSON on a line, for each request that is to change something and each that is
+        /// denied. Calls of functions are such requests.
+        pub enabled: bool as "flag" = false;
+        /// File to which events are appended; one that was moved away is made anew. Empty for the log, where they
+        /// have the target `audit`.
+        pub file: PathBuf as "path" = PathBuf::new();
     }
 }
 
@@ -377,6 +391,48 @@ section! {
     pub struct OsloPolicy {
         /// File of rules that differ from the defaults, which `taibai policy list` shows. It is read again when it changes.
         pub policy_file: PathBuf as "path" = "/etc/taibai/policy.yaml".into();
+    }
+}
+
+/// Where limits of projects come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuotaDriver {
+    Config,
+    UnifiedLimits,
+}
+
+section! {
+    /// `[quotas]`: how much a project may have, and how fast it may ask.
+    pub struct Quotas {
+        /// Where limits come from: `config`, the ones below for every project, or `unified_limits`, those that
+        /// Keystone has for this service, which `taibai register --limits` registers. Where Keystone has none, or
+        /// never answered, the ones below count.
+        pub driver: QuotaDriver as "choice" = QuotaDriver::Config;
+        /// How long Keystone's limits of a project are taken without asking again. While it does not answer they are
+        /// taken for longer.
+        pub cache_time: Duration as "duration" = Duration::from_secs(60);
+        /// Most functions of a project.
+        pub functions: i64 as "limit" = 1000;
+        /// Most versions of all functions of a project.
+        pub function_versions: i64 as "limit" = 10_000;
+        /// Most aliases of a project.
+        pub function_aliases: i64 as "limit" = 1000;
+        /// Most jobs of a project that are not over.
+        pub jobs: i64 as "limit" = 1000;
+        /// Most webhooks of a project.
+        pub webhooks: i64 as "limit" = 1000;
+        /// Most executions of a project that are pending or running. Those that somebody waits for are counted by
+        /// each API process for itself.
+        pub concurrent_executions: i64 as "limit" = 10_000;
+        /// Most bytes of packages that a project keeps, each once. Keystone keeps this limit in MiB, under the name
+        /// `package_mebibytes`.
+        pub package_bytes: i64 as "limit" = 50 << 30;
+        /// Requests of a project that are answered in a second, on the average, by each API process; more get 429. 0
+        /// for as many as come.
+        pub requests_per_second: u32 as "number" = 0;
+        /// Requests of a project that may come at once; 0 for as many as in a second.
+        pub burst: u32 as "number" = 0;
     }
 }
 

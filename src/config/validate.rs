@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Api, AuthStrategy, Config, Database, Docker, Engine, Error, HttpBasic, Images, KeystoneAuthtoken,
-    Logging, Network, OsloPolicy, ResourceLimits, Storage, StorageDriver,
+    Logging, Network, OsloPolicy, QuotaDriver, Quotas, ResourceLimits, Storage, StorageDriver,
 };
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -49,6 +49,7 @@ impl Config {
         logging(&self.logging)?;
         network(&self.network, &self.engine)?;
         oslo_policy(&self.oslo_policy)?;
+        quotas(&self.quotas, self.api.auth_strategy)?;
         resource_limits(&self.resource_limits)?;
         storage(&self.storage)
     }
@@ -242,6 +243,14 @@ fn network(network: &Network, engine: &Engine) -> Result {
         return Err(Error::key("network", "subnet6", reason).with_value(subnet));
     }
     positive("network", "check_interval", network.check_interval)
+}
+
+fn quotas(quotas: &Quotas, strategy: AuthStrategy) -> Result {
+    if quotas.driver == QuotaDriver::UnifiedLimits && strategy != AuthStrategy::Keystone {
+        let reason = "Keystone's limits need [api] auth_strategy = keystone; expected config";
+        return Err(Error::key("quotas", "driver", reason).with_value("unified_limits"));
+    }
+    positive("quotas", "cache_time", quotas.cache_time)
 }
 
 fn resource_limits(limits: &ResourceLimits) -> Result {

@@ -37,6 +37,7 @@ pub mod functions;
 pub mod imports;
 pub mod jobs;
 pub mod qinling;
+pub mod quotas;
 pub mod recent;
 pub mod runtimes;
 pub mod trusts;

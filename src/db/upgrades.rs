@@ -29,6 +29,11 @@ fn rows_as_of(migration: &str) -> Vec<Row> {
         "m20260101_000001_first" => first("one"),
         "m20261121_000002_versions_jobs_webhooks" => second("two"),
         "m20261121_000003_network" => third("three"),
+        "m20261121_000004_quotas" => {
+            let mut rows = third("four");
+            rows.push(Row("quota_locks", vec![("project_id", "'demo'".to_owned())]));
+            rows
+        }
         other => panic!(
             "the migration {other} has no rows in src/db/upgrades.rs: add what the program of its release writes"
         ),
@@ -270,8 +275,9 @@ async fn read(db: &Db, rows: &[Row]) {
         ("jobs", count::<job::Entity>(db).await),
         ("webhooks", count::<webhook::Entity>(db).await),
         ("engines", count::<engine::Entity>(db).await),
+        ("quota_locks", count::<quota_lock::Entity>(db).await),
     ]);
-    let mut written = BTreeMap::new();
+    let mut written: BTreeMap<_, _> = found.keys().map(|table| (*table, 0)).collect();
     for Row(table, _) in rows {
         *written.entry(*table).or_insert(0_usize) += 1;
     }

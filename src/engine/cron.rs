@@ -15,7 +15,7 @@ use futures_util::stream;
 use tokio::time::{Instant, sleep};
 
 use super::Core;
-use super::gateway::NewExecution;
+use super::gateway::{NewExecution, Quota};
 use super::run;
 use super::target::{Reference, Target};
 use crate::config::{self, Missed};
@@ -23,6 +23,7 @@ use crate::db::jobs::Step;
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::{ExecutionId, Input, JobId, JobStatus, Schedule, Scope, Timestamp, execution, job};
+use crate::quota::{Quotas, Resource};
 use crate::telemetry::Chain;
 
 /// Looks without being told: another process may have made a job, and clocks are set.
@@ -85,7 +86,9 @@ fn until(next: Timestamp, now: Timestamp) -> Duration {
 async fn deal(core: &Arc<Core>, job: job::Model) -> Option<(JobId, Instant)> {
     let id = job.id.clone();
     let (db, config, engine) = (core.db.clone(), core.jobs.clone(), core.engine.clone());
-    let firing = core.tasks.spawn(async move { fire(&db, &config, &engine, &job, Timestamp::now()).await });
+    let quotas = core.quotas.clone();
+    let firing =
+        core.tasks.spawn(async move { fire(&db, &config, &engine, &quotas, &job, Timestamp::now()).await });
     match firing.await {
         Ok(Ok(Fired::Started)) => {
             core.queue.notify_one();
@@ -119,6 +122,7 @@ async fn fire(
     db: &Db,
     config: &config::Jobs,
     engine: &config::Engine,
+    quotas: &Quotas,
     job: &job::Model,
     now: Timestamp,
 ) -> Result<Fired> {
@@ -142,7 +146,19 @@ async fn fire(
         }
     };
     let row = new_row(job, target, engine);
+    let queue = quotas.queue(&job.project_id).await;
     let tx = db.begin().await?;
+    if let Some(queue) = queue {
+        db::quotas::hold(&tx, &job.project_id).await?;
+        let queued = db::quotas::used(&tx, &job.project_id, Resource::ConcurrentExecutions).await?;
+        if let Err(excess) = queue.check(queued) {
+            tx.rollback().await?;
+            return match let_go(config, job, &step, now, false, &Error::from(excess).to_string()) {
+                Some(step) => move_on(db, job, &step).await,
+                None => Ok(Fired::Waits),
+            };
+        }
+    }
     if !db::jobs::advance(&tx, job, &step).await? {
         return Ok(Fired::ByOthers);
     }
@@ -193,6 +209,8 @@ fn new_row(job: &job::Model, target: Target, engine: &config::Engine) -> executi
         sync: false,
         input: Input::from_text(job.function_input.as_deref()),
         request_id: None,
+        // In the transaction that accepts it.
+        quota: Quota::Uncounted,
     };
     run::new_row(&new, engine)
 }
@@ -416,6 +434,13 @@ mod tests {
         }
     }
 
+    /// So many executions of a project may be pending or running.
+    fn quotas(concurrent_executions: i64) -> Quotas {
+        let mut config = config::Config::default();
+        config.quotas.concurrent_executions = concurrent_executions;
+        Quotas::new(&config, None)
+    }
+
     struct Site {
         db: TestDb,
         runtime: runtime::Model,
@@ -444,7 +469,12 @@ mod tests {
         }
 
         async fn fire(&self, job: &job::Model, now: Timestamp) -> Fired {
-            fire(&self.db, &config(Missed::Once), &config::Engine::default(), job, now).await.unwrap()
+            self.fire_within(&quotas(-1), job, now).await
+        }
+
+        async fn fire_within(&self, quotas: &Quotas, job: &job::Model, now: Timestamp) -> Fired {
+            let jobs = config(Missed::Once);
+            fire(&self.db, &jobs, &config::Engine::default(), quotas, job, now).await.unwrap()
         }
 
         async fn shown(&self, job: &job::Model) -> job::Model {
@@ -471,7 +501,16 @@ mod tests {
                 // On a server a transaction may be told to try again.
                 tasks.spawn(async move {
                     loop {
-                        match fire(&db, &config(Missed::Once), &config::Engine::default(), &job, now).await {
+                        match fire(
+                            &db,
+                            &config(Missed::Once),
+                            &config::Engine::default(),
+                            &quotas(-1),
+                            &job,
+                            now,
+                        )
+                        .await
+                        {
                             Err(Error::Unavailable { .. }) => tokio::task::yield_now().await,
                             fired => break fired.unwrap(),
                         }
@@ -593,5 +632,28 @@ mod tests {
             .unwrap();
         assert_eq!(site.fire(&none, at("2026-01-01 12:00:01")).await, Fired::MovedOn);
         assert_eq!(site.shown(&none).await.status, JobStatus::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_project_that_has_enough_lets_an_instant_go_and_waits_with_a_single_one() {
+        let site = site().await;
+        let quotas = quotas(1);
+        let cron =
+            site.job(job::Model { function_version: Some(0), ..job_of(Some("* * * * *"), None) }).await;
+        let now = Timestamp(cron.next_execution_time.0 + SECOND);
+        assert_eq!(site.fire_within(&quotas, &cron, now).await, Fired::Started);
+        let cron = site.shown(&cron).await;
+        let now = Timestamp(cron.next_execution_time.0 + SECOND);
+        assert_eq!(site.fire_within(&quotas, &cron, now).await, Fired::MovedOn);
+        let why = site.shown(&cron).await.status_reason.unwrap();
+        assert!(
+            why.ends_with("Quota exceeded for concurrent_executions: limit 1, used 1, requested 1."),
+            "{why}"
+        );
+        let once = site.job(job::Model { function_version: Some(0), ..job_of(None, Some(1)) }).await;
+        let now = Timestamp(once.next_execution_time.0 + SECOND);
+        assert_eq!(site.fire_within(&quotas, &once, now).await, Fired::Waits);
+        assert_eq!(site.executions().await.len(), 1);
+        assert_eq!(site.fire_within(&self::quotas(2), &once, now).await, Fired::Started);
     }
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::{
     ExecutionId, ExecutionStatus, FunctionId, Input, ProjectId, RuntimeId, WorkerName, execution,
 };
+use crate::quota::{Queue, Quotas, Share};
 
 /// An execution that was asked for and may be run: policy and existence are checked.
 #[derive(Debug, Clone)]
@@ -27,6 +28,29 @@ pub struct NewExecution {
     pub sync: bool,
     pub input: Input,
     pub request_id: Option<String>,
+    /// What it counts as in its project's quota.
+    pub quota: Quota,
+}
+
+/// How an execution is counted among those of its project.
+#[derive(Debug, Clone, Default)]
+pub enum Quota {
+    /// Not at all, or by whoever hands it over.
+    #[default]
+    Uncounted,
+    /// As a call that somebody waits for, until it has ended.
+    Call(Arc<Share>),
+    /// In the transaction that accepts it.
+    Queued(Queue),
+}
+
+impl Quota {
+    pub(super) fn queue(&self) -> Option<Queue> {
+        match self {
+            Self::Queued(queue) => Some(queue.clone()),
+            Self::Uncounted | Self::Call(_) => None,
+        }
+    }
 }
 
 /// The workers of one runtime.
@@ -67,6 +91,14 @@ impl Gateway {
         Self(Side::Remote(Arc::new(remote)))
     }
 
+    /// What projects may have, and what of it runs.
+    pub fn quotas(&self) -> &Quotas {
+        match &self.0 {
+            Side::Local(core) => &core.quotas,
+            Side::Remote(remote) => remote.quotas(),
+        }
+    }
+
     /// Runs a function. Synchronous: returns the finished row, whether the function succeeded or
     /// not. Asynchronous: returns the row once it is committed.
     ///
@@ -74,14 +106,21 @@ impl Gateway {
     pub async fn submit(&self, new: NewExecution) -> Result<execution::Model> {
         let core = match &self.0 {
             Side::Local(core) => core.clone(),
-            Side::Remote(remote) => return remote.submit(new).await,
+            // As here, the call goes on where the caller went away, and counts.
+            Side::Remote(remote) => {
+                let remote = remote.clone();
+                let runtime = remote.runtime();
+                let call = async move { remote.submit(new).await };
+                let task = runtime.spawn(call.in_current_span());
+                return task.await.unwrap_or_else(|error| Err(Error::internal(error)));
+            }
         };
         if core.closing.is_cancelled() {
             return Err(Error::Busy(pool::Error::Closed.to_string()));
         }
         if !new.sync {
             let row = run::new_row(&new, &core.engine);
-            core.recorder.accept(row.clone()).await?;
+            core.recorder.accept(row.clone(), new.quota.queue()).await?;
             core.queue.notify_one();
             return Ok(row);
         }

@@ -14,6 +14,7 @@ use crate::db::{self, Db};
 
 use crate::model::{EngineId, Outcome, RuntimeId, RuntimeStatus, Start};
 use crate::orchestrator::{self, Network, Orchestrator};
+use crate::quota::Quotas;
 use crate::storage::PackageStore;
 use crate::telemetry::{Chain, Metrics};
 
@@ -73,6 +74,7 @@ pub struct Means {
     pub orchestrator: Arc<dyn Orchestrator>,
     /// None without Keystone.
     pub sessions: Option<Sessions>,
+    pub quotas: Quotas,
     pub metrics: Metrics,
 }
 
@@ -93,6 +95,7 @@ struct Core {
     orchestrator: Arc<dyn Orchestrator>,
     /// Sessions of functions in the cloud; none without Keystone.
     sessions: Option<Sessions>,
+    quotas: Quotas,
     metrics: Metrics,
     pool: Arc<Pool>,
     images: Images,
@@ -119,7 +122,7 @@ struct Core {
 impl Core {
     /// Starts nothing but the recorder.
     fn new(config: &Config, means: Means) -> (Arc<Self>, mpsc::UnboundedReceiver<pool::Spawn>) {
-        let Means { db, store, orchestrator, sessions, metrics } = means;
+        let Means { db, store, orchestrator, sessions, quotas, metrics } = means;
         let engine = config.engine.clone();
         let limits = Limits {
             slots: engine.function_concurrency,
@@ -144,6 +147,7 @@ impl Core {
             store,
             orchestrator,
             sessions,
+            quotas,
             metrics,
             images: Images::new(config),
             pool: Pool::new(limits, spawns, reaper.clone()),

@@ -8,7 +8,7 @@
 //! The channel is bounded. Where the database is slower than what is asked of it, callers wait for a
 //! place in it: executions then take longer, and nothing piles up in memory.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -17,9 +17,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::{
-    EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, Scope, Timestamp, WorkerName, execution,
-    execution_log,
+    EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, ProjectId, Scope, Timestamp, WorkerName,
+    execution, execution_log,
 };
+use crate::quota::{Excess, Queue, Resource};
 use crate::telemetry::Chain;
 
 /// How long a start waits for its end, so that both become one insert.
@@ -42,13 +43,16 @@ pub struct Recorder {
 
 #[derive(Debug)]
 enum Message {
-    Accept { row: Box<execution::Model>, reply: Reply<()> },
+    Accept { row: Box<execution::Model>, queue: Option<Queue>, reply: Reply<Accepted> },
     Begin { row: Box<execution::Model> },
     Claim { claim: Claim, reply: Reply<Option<i64>> },
     End { row: Box<execution::Model>, outcome: Box<Outcome>, reply: Reply<bool> },
     Finish { id: ExecutionId, epoch: i64, outcome: Box<Outcome>, reply: Reply<bool> },
     Dismiss { id: ExecutionId, outcome: Box<Outcome>, reply: Reply<bool> },
 }
+
+/// Whether an execution was accepted, or why its project may have no more.
+type Accepted = Result<(), Excess>;
 
 /// Takes an execution for an engine and a worker.
 #[derive(Debug, Clone)]
@@ -69,10 +73,11 @@ impl Recorder {
         (Self { messages }, Writer::new(db).run(receiver))
     }
 
-    /// Commits an execution that is to be run later.
-    pub async fn accept(&self, row: execution::Model) -> Result<()> {
+    /// Commits an execution that is to be run later, if its project may have another; without a queue it
+    /// may.
+    pub async fn accept(&self, row: execution::Model, queue: Option<Queue>) -> Result<()> {
         let row = Box::new(row);
-        self.ask(|reply| Message::Accept { row, reply }).await
+        Ok(self.ask(|reply| Message::Accept { row, queue, reply }).await??)
     }
 
     /// Hands over that a synchronous execution starts. Not durable when this returns.
@@ -120,6 +125,7 @@ enum Item {
     Insert {
         row: Box<execution::Model>,
         log: Option<execution_log::Model>,
+        queue: Option<Queue>,
         reply: Inserted,
     },
     Claim {
@@ -141,7 +147,7 @@ enum Item {
 
 #[derive(Debug)]
 enum Inserted {
-    Accepted(Reply<()>),
+    Accepted(Reply<Accepted>),
     Ended(Reply<bool>),
     /// A row that says `running`; nobody waits.
     Begun,
@@ -150,6 +156,8 @@ enum Inserted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Done {
     Inserted,
+    /// Not inserted: its project may have no more.
+    OverQuota(Excess),
     Claimed(Option<i64>),
     Ended(bool),
 }
@@ -187,8 +195,9 @@ impl Writer {
         let mut items = Vec::with_capacity(batch.len());
         for message in batch {
             match message {
-                Message::Accept { row, reply } => {
-                    items.push(Item::Insert { row, log: None, reply: Inserted::Accepted(reply) });
+                Message::Accept { row, queue, reply } => {
+                    let reply = Inserted::Accepted(reply);
+                    items.push(Item::Insert { row, log: None, queue, reply });
                 }
                 Message::Begin { row } => self.linger(row, LINGER),
                 Message::Claim { claim, reply } => items.push(Item::Claim { claim, reply }),
@@ -199,7 +208,8 @@ impl Writer {
                         items.push(Item::Finish { id, epoch, outcome, reply });
                     } else {
                         let (row, log) = ended(row, &outcome);
-                        items.push(Item::Insert { row, log: Some(log), reply: Inserted::Ended(reply) });
+                        let (log, reply) = (Some(log), Inserted::Ended(reply));
+                        items.push(Item::Insert { row, log, queue: None, reply });
                     }
                 }
                 Message::Finish { id, epoch, outcome, reply } => {
@@ -214,7 +224,7 @@ impl Writer {
         while self.due.front().is_some_and(|(due, _)| *due <= now) {
             let (_, id) = self.due.pop_front().expect("there is a first");
             if let Some(row) = self.lingering.remove(&id) {
-                items.push(Item::Insert { row, log: None, reply: Inserted::Begun });
+                items.push(Item::Insert { row, log: None, queue: None, reply: Inserted::Begun });
             }
         }
         items
@@ -261,7 +271,10 @@ impl Writer {
                 tracing::warn!(execution.id = %row.id, error = %Chain(&error), "a start could not be written; its end will be");
             }
             (Item::Insert { reply: Inserted::Accepted(reply), .. }, done) => {
-                let _ = reply.send(done.map(drop));
+                let _ = reply.send(done.map(|done| match done {
+                    Done::OverQuota(excess) => Err(excess),
+                    _ => Ok(()),
+                }));
             }
             (Item::Insert { reply: Inserted::Ended(reply), .. }, done) => {
                 let _ = reply.send(done.map(|_| true));
@@ -269,7 +282,7 @@ impl Writer {
             (Item::Claim { reply, .. }, done) => {
                 let _ = reply.send(done.map(|done| match done {
                     Done::Claimed(epoch) => epoch,
-                    Done::Inserted | Done::Ended(_) => None,
+                    Done::Inserted | Done::OverQuota(_) | Done::Ended(_) => None,
                 }));
             }
             (Item::Finish { reply, .. } | Item::Dismiss { reply, .. }, done) => {
@@ -323,14 +336,16 @@ async fn resolve(db: &Db, items: &[Item], done: db::Result<Vec<Done>>) -> db::Re
         Ok(done) => done,
         Err(error @ db::Error::Duplicate { .. }) => {
             for item in items {
-                if let Item::Insert { row, .. } = item
+                // One that a quota stands before may have been refused.
+                if let Item::Insert { row, queue: None, .. } = item
                     && find(db, &row.id).await?.is_none()
                 {
                     return Err(error);
                 }
             }
             let first = |item: &Item| match item {
-                Item::Insert { .. } => Done::Inserted,
+                Item::Insert { queue: Some(queue), .. } => Done::OverQuota(queue.full()),
+                Item::Insert { queue: None, .. } => Done::Inserted,
                 Item::Claim { .. } => Done::Claimed(None),
                 Item::Finish { .. } | Item::Dismiss { .. } => Done::Ended(false),
             };
@@ -340,6 +355,11 @@ async fn resolve(db: &Db, items: &[Item], done: db::Result<Vec<Done>>) -> db::Re
     };
     for (item, done) in items.iter().zip(&mut done) {
         match (item, &done) {
+            (Item::Insert { row, .. }, Done::OverQuota(_)) => {
+                if find(db, &row.id).await?.is_some() {
+                    *done = Done::Inserted;
+                }
+            }
             (Item::Claim { claim, .. }, Done::Claimed(None)) => {
                 let epoch = claim.epoch_from + 1;
                 let ours = find(db, &claim.id).await?.is_some_and(|row| {
@@ -366,13 +386,38 @@ async fn find(db: &Db, id: &ExecutionId) -> db::Result<Option<execution::Model>>
     db::executions::find(db.reader(), id, &Scope::All).await
 }
 
+/// Which of the rows that are to be accepted their projects may not have. Before anything else is locked,
+/// and project by project in one order, as everybody does who counts.
+async fn over_quota(tx: &db::Transaction, items: &[Item]) -> db::Result<Vec<Option<Excess>>> {
+    let mut over = vec![None; items.len()];
+    let mut of_projects: BTreeMap<&ProjectId, Vec<(usize, &Queue)>> = BTreeMap::new();
+    for (at, item) in items.iter().enumerate() {
+        if let Item::Insert { row, queue: Some(queue), .. } = item {
+            of_projects.entry(&row.project_id).or_default().push((at, queue));
+        }
+    }
+    for (project, wanted) in of_projects {
+        db::quotas::hold(tx, project).await?;
+        let mut queued = db::quotas::used(tx, project, Resource::ConcurrentExecutions).await?;
+        for (at, queue) in wanted {
+            match queue.check(queued) {
+                Ok(()) => queued += 1,
+                Err(excess) => over[at] = Some(excess),
+            }
+            queue.note(queued);
+        }
+    }
+    Ok(over)
+}
+
 /// All items in one transaction, in an order that holds: new rows, what refers to them, the rest.
 async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
     let tx = db.begin().await?;
+    let over = over_quota(&tx, items).await?;
     let (mut rows, mut logs) = (Vec::new(), Vec::new());
     let mut counts: HashMap<(&FunctionId, i32), u32> = HashMap::new();
-    for item in items {
-        if let Item::Insert { row, log, .. } = item {
+    for (item, over) in items.iter().zip(&over) {
+        if let (Item::Insert { row, log, .. }, None) = (item, over) {
             rows.push((**row).clone());
             logs.extend(log.clone());
             *counts.entry((&row.function_id, row.function_version)).or_default() += 1;
@@ -390,9 +435,9 @@ async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
         }
     }
     let mut done = Vec::with_capacity(items.len());
-    for item in items {
+    for (item, over) in items.iter().zip(over) {
         done.push(match item {
-            Item::Insert { .. } => Done::Inserted,
+            Item::Insert { .. } => over.map_or(Done::Inserted, Done::OverQuota),
             Item::Claim { claim, .. } => {
                 let Claim { id, epoch_from, engine, worker, deadline } = claim;
                 let claimed = db::executions::claim(&tx, id, *epoch_from, engine, worker, *deadline).await?;

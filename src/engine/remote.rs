@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::model::{
     ExecutionId, ExecutionStatus, FunctionId, RuntimeId, Scope, Timestamp, WorkerName, engine, execution,
 };
+use crate::quota::Quotas;
 use crate::telemetry::Chain;
 
 /// How long the list of engines is used. A new engine is found, and an expired one forgotten, so late.
@@ -63,6 +64,7 @@ pub struct Remote {
     config: config::Engine,
     engines: Mutex<Option<(Instant, Arc<[engine::Model]>)>>,
     clients: Mutex<HashMap<String, reqwest::Client>>,
+    quotas: Quotas,
     /// A task spawned in a handler would end with the handler's own runtime.
     runtime: tokio::runtime::Handle,
 }
@@ -78,6 +80,7 @@ impl Remote {
     pub fn new(
         config: &Config,
         db: Db,
+        quotas: Quotas,
     ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), endpoint::Error> {
         if config.engine.listen.starts_with("https:") {
             endpoint::client_tls(&config.engine)?;
@@ -87,6 +90,7 @@ impl Remote {
             db,
             recorder,
             config: config.engine.clone(),
+            quotas,
             engines: Mutex::default(),
             clients: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
@@ -109,10 +113,18 @@ impl Remote {
         Ok(engines.iter().cloned().zip(answers).collect())
     }
 
+    pub(super) fn quotas(&self) -> &Quotas {
+        &self.quotas
+    }
+
+    pub(super) fn runtime(&self) -> tokio::runtime::Handle {
+        self.runtime.clone()
+    }
+
     pub(super) async fn submit(self: &Arc<Self>, new: NewExecution) -> Result<execution::Model> {
         if !new.sync {
             let row = run::new_row(&new, &self.config);
-            self.recorder.accept(row.clone()).await?;
+            self.recorder.accept(row.clone(), new.quota.queue()).await?;
             self.tell("v1/accepted");
             return Ok(row);
         }
@@ -442,10 +454,10 @@ pub fn fault_of(error: &Error) -> Fault {
     let kind = match error {
         Error::NotFound { .. } => FaultKind::NotFound,
         Error::Invalid(_) | Error::NotSupported(_) => FaultKind::Invalid,
-        Error::Forbidden { .. } | Error::Guarded(_) => FaultKind::Forbidden,
+        Error::Forbidden { .. } | Error::Guarded(_) | Error::OverQuota { .. } => FaultKind::Forbidden,
         Error::Conflict(_) => FaultKind::Conflict,
         Error::TooLarge(_) => FaultKind::TooLarge,
-        Error::Busy(_) => FaultKind::Busy,
+        Error::Busy(_) | Error::TooFast { .. } => FaultKind::Busy,
         Error::InDoubt(_) | Error::Unavailable { .. } => FaultKind::Unavailable,
         Error::Internal(_) => FaultKind::Internal,
     };

@@ -13,13 +13,15 @@ use crate::orchestrator::{
     Error, FoundImage, ObservedRun, ObservedWorker, Orchestrator, RunEnd, RunName, RunSpec, RuntimeImage,
     StartedWorker, WorkerSpec,
 };
+use crate::quota::Quotas;
 use crate::storage::PackageStore;
 use crate::telemetry::Metrics;
 
 /// An engine that answers, and has no worker and no loop.
 pub(crate) fn without_workers(config: &Config, db: Db, store: Arc<dyn PackageStore>) -> Gateway {
     let orchestrator = Arc::new(NoContainers);
-    let means = Means { db, store, orchestrator, sessions: None, metrics: Metrics::new() };
+    let quotas = Quotas::new(config, None);
+    let means = Means { db, store, orchestrator, sessions: None, quotas, metrics: Metrics::new() };
     let (core, _) = Core::new(config, means);
     Gateway::new(core)
 }

@@ -16,6 +16,7 @@ pub mod execution;
 pub mod execution_log;
 pub mod function;
 pub mod job;
+pub mod quota_lock;
 pub mod runtime;
 pub mod trust;
 pub mod version;

@@ -10,6 +10,7 @@ mod client;
 mod environment;
 mod error;
 mod keystone;
+mod limits;
 mod registry;
 mod session;
 mod swift;

@@ -38,6 +38,9 @@ pub struct Registration {
     /// What the user gets in the project beside `service`. These are not made: who has one may do what
     /// other services say.
     pub roles: Vec<String>,
+    /// What every project may have that has no limit of its own, by name; empty where Keystone is not to
+    /// know.
+    pub limits: Vec<(String, i64)>,
 }
 
 /// What was done about one thing, or found.
@@ -130,6 +133,9 @@ impl Registry {
         for (interface, url) in &wanted.urls {
             self.endpoint(&service, *interface, &wanted.region, url).await?;
         }
+        for (name, default) in &wanted.limits {
+            self.limit(&service, &wanted.region, name, *default).await?;
+        }
         Ok(self.changes)
     }
 
@@ -142,6 +148,7 @@ impl Registry {
             None => self.note(Done::Missing, format!("service {NAME}")),
             Some(service) => {
                 let id = id_of(service);
+                self.remove_limits(&id, &wanted.region).await?;
                 for endpoint in self.list("endpoint", &[("service_id", &id)]).await? {
                     let what = described(&endpoint);
                     if endpoint["region_id"] == wanted.region.as_str() {
@@ -235,6 +242,43 @@ impl Registry {
             }
         };
         self.note(done, what);
+        Ok(())
+    }
+
+    /// A registered limit. One that is there stays as it is: it is for administrators to change.
+    async fn limit(&mut self, service: &str, region: &str, name: &str, default: i64) -> Result<()> {
+        let so = [("service_id", service), ("region_id", region), ("resource_name", name)];
+        if let Some(found) = self.find("registered_limit", &so).await? {
+            self.note(Done::Found, format!("registered limit {name} = {}", found["default_limit"]));
+            return Ok(());
+        }
+        let body = json!({"registered_limits": [{"service_id": service, "region_id": region,
+            "resource_name": name, "default_limit": default, "description": MARK}]});
+        self.expect(Method::POST, &["registered_limits"], Some(body)).await?;
+        self.note(Done::Made, format!("registered limit {name} = {default}"));
+        Ok(())
+    }
+
+    /// Removes the registered limits of a service in a region that were made here, with what projects have
+    /// of their own in their places: no other service reads those.
+    async fn remove_limits(&mut self, service: &str, region: &str) -> Result<()> {
+        let place = [("service_id", service), ("region_id", region)];
+        let own = self.list("limit", &place).await?;
+        for registered in self.list("registered_limit", &place).await? {
+            let name = registered["resource_name"].as_str().unwrap_or_default().to_owned();
+            if registered["description"] != MARK {
+                self.note(
+                    Done::Kept,
+                    format!("registered limit {name}, which was not made by taibai register"),
+                );
+                continue;
+            }
+            for limit in own.iter().filter(|limit| limit["resource_name"] == name.as_str()) {
+                let project = limit["project_id"].as_str().unwrap_or("?");
+                self.remove("limit", &id_of(limit), format!("limit {name} of project {project}")).await?;
+            }
+            self.remove("registered_limit", &id_of(&registered), format!("registered limit {name}")).await?;
+        }
         Ok(())
     }
 
@@ -340,6 +384,7 @@ impl Registration {
         region: String,
         urls: Vec<(Interface, String)>,
         roles: Vec<String>,
+        limits: Vec<(String, i64)>,
     ) -> Self {
         Self {
             user: config.username.clone(),
@@ -351,6 +396,7 @@ impl Registration {
             region,
             urls,
             roles,
+            limits,
         }
     }
 }

@@ -99,4 +99,7 @@ pub const RULES: &[Rule] = rules! {
     "webhook:get_all:all_projects" ADMIN, "List the webhooks of other projects.", "GET" "/v1/webhooks?all_projects=true";
     "webhook:update" MEMBER, "Change a webhook, or give it another URL.", "PUT" "/v1/webhooks/{id}", "POST" "/v1/webhooks/{id}/rotate";
     "webhook:delete" MEMBER, "Delete a webhook.", "DELETE" "/v1/webhooks/{id}";
+
+    "quota:get" READER, "Show what the project may have and what it has. Of another project, for administrators.",
+        "GET" "/v1/quotas", "GET" "/v1/quotas/{project_id}";
 };

@@ -140,6 +140,7 @@ const OWN: &str = "
     webhook:get_all:all_projects A
     webhook:update              AMmc
     webhook:delete              AMmc
+    quota:get                   AMmrc
 ";
 
 /// What passes although it belongs to another project, by the same letters: nothing but what an

@@ -10,6 +10,7 @@ use crate::db::{self, Db, Filter, Page, Transaction};
 use crate::engine::target::check_version;
 use crate::error::{Error, Result};
 use crate::model::{Caller, FunctionId, ProjectId, Scope, Timestamp, alias, function};
+use crate::quota::{Quotas, Resource};
 
 /// What a caller gives to create an alias.
 #[derive(Debug, Default)]
@@ -42,11 +43,12 @@ pub struct Canary {
 #[derive(Clone)]
 pub struct Aliases {
     db: Db,
+    quotas: Quotas,
 }
 
 impl Aliases {
-    pub fn new(db: Db) -> Self {
-        Self { db }
+    pub fn new(db: Db, quotas: Quotas) -> Self {
+        Self { db, quotas }
     }
 
     pub async fn list(
@@ -90,7 +92,9 @@ impl Aliases {
             updated_at: None,
         };
         new.canary.apply(&mut row)?;
+        let limits = self.quotas.limits(&row.project_id).await;
         let tx = self.db.begin().await?;
+        limits.admit(&tx, &row.project_id, Resource::FunctionAliases, 1).await?;
         let function = held_function(&tx, &row.function_id, &row.project_id).await?;
         // First: that a name is taken says more than that a version does not exist.
         db::aliases::insert(&tx, row.clone()).await?;

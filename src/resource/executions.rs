@@ -1,5 +1,6 @@
 //! Executions: who may run what, and what is known of a run.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -7,10 +8,10 @@ use tokio::time::{Instant, sleep};
 use super::{MAX_TEXT, check_length};
 use crate::db::executions::Filters;
 use crate::db::{self, Db, Page, Place};
-use crate::engine::gateway::{Gateway, NewExecution};
+use crate::engine::gateway::{Gateway, NewExecution, Quota};
 use crate::engine::target::Reference;
 use crate::error::{Error, Result};
-use crate::model::{Caller, ExecutionId, Input, Scope, Timestamp, execution};
+use crate::model::{Caller, ExecutionId, Input, ProjectId, Scope, Timestamp, execution};
 
 /// How long a cancel waits for the end of what it cancelled.
 const CANCELLING: Duration = Duration::from_secs(5);
@@ -110,6 +111,17 @@ fn fitting(sizes: &[i64]) -> u64 {
     (if taken == sizes.len() { taken + 1 } else { taken }) as u64
 }
 
+/// How an execution of a project is to be counted, where there is room for another.
+pub(super) async fn counted(engine: &Gateway, db: &Db, project: &ProjectId, sync: bool) -> Result<Quota> {
+    let quotas = engine.quotas();
+    Ok(match sync {
+        true => {
+            quotas.enter(db, project).await?.map_or(Quota::Uncounted, |share| Quota::Call(Arc::new(share)))
+        }
+        false => quotas.queue(project).await.map_or(Quota::Uncounted, Quota::Queued),
+    })
+}
+
 impl Executions {
     pub fn new(db: Db, engine: Gateway) -> Self {
         Self { db, engine }
@@ -121,6 +133,7 @@ impl Executions {
         check_length("description", call.description.as_deref(), MAX_TEXT)?;
         let target = call.reference.resolve(&self.db, &caller.project_id, &caller.scope()).await?;
         target.check_runnable(&self.db).await?;
+        let quota = counted(&self.engine, &self.db, &caller.project_id, call.sync).await?;
         let new = NewExecution {
             id: ExecutionId::random(),
             target,
@@ -130,6 +143,7 @@ impl Executions {
             sync: call.sync,
             input: call.input,
             request_id: call.request_id,
+            quota,
         };
         self.engine.submit(new).await
     }

@@ -21,6 +21,7 @@ use crate::model::{
     Caller, FunctionId, FunctionStatus, NetworkAccess, RuntimeId, RuntimeStatus, Scope, Timestamp, function,
 };
 use crate::openstack::Keystone;
+use crate::quota::{Limits, Resource};
 use crate::storage::{Content, PackageStore, Received};
 
 mod code;
@@ -138,8 +139,9 @@ impl Functions {
             Source::Image => code::image(&code, &self.allowed_images)?,
         };
         let delegation = self.delegate(caller, source).await?;
+        let limits = self.engine.quotas().limits(&caller.project_id).await;
         // Held until the row is committed, so that nobody deletes the package in between.
-        let _held = self.packages.hold().await;
+        let held = self.packages.hold().await;
         let code = self.keep(new).await?;
         let row = function::Model {
             id: FunctionId::random(),
@@ -170,7 +172,22 @@ impl Functions {
             created_at: Timestamp::now(),
             updated_at: None,
         };
+        let written = self.write_new(&limits, source, &row).await;
+        drop(held);
+        if let (Err(Error::OverQuota { .. }), Some(digest)) = (&written, &row.package_digest) {
+            self.packages.forget(&self.db, digest).await;
+        }
+        written?;
+        if source == Source::Image {
+            self.engine.images_changed();
+        }
+        Ok(row)
+    }
+
+    async fn write_new(&self, limits: &Limits, source: Source, row: &function::Model) -> Result<()> {
         let tx = self.db.begin().await?;
+        limits.admit(&tx, &row.project_id, Resource::Functions, 1).await?;
+        let scale = limits.weigh(&tx, &row.project_id).await?;
         if let Some(id) = &row.runtime_id {
             // Again, and in the transaction: it may have been deleted while the package came in.
             let runtime = db::runtimes::find_any(&tx, id).await?;
@@ -179,11 +196,8 @@ impl Functions {
             }
         }
         db::functions::insert(&tx, row.clone()).await?;
-        tx.commit().await?;
-        if source == Source::Image {
-            self.engine.images_changed();
-        }
-        Ok(row)
+        scale.settle(&tx, &row.project_id).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Changes a function. Code, entry and limits do not change under a job, and an image function
@@ -212,13 +226,19 @@ impl Functions {
             uploads || input.entry.as_ref().is_some_and(|new| current.entry.as_ref() != Some(new));
         let new = self.new_code(caller, &current, code.as_ref(), input.package.take()).await?;
         let delegation = if runs_other_code { self.delegate_anew(caller, &current).await? } else { None };
+        let limits = self.engine.quotas().limits(&current.project_id).await;
         let held = self.packages.hold().await;
         let new = match new {
             Some(new) => Some(self.keep(new).await?),
             None => None,
         };
 
+        let kept = new.as_ref().and_then(|new| new.digest.clone());
         let tx = self.db.begin().await?;
+        let scale = match kept {
+            Some(_) => Some(limits.weigh(&tx, &current.project_id).await?),
+            None => None,
+        };
         let row = db::functions::find_for_update(&tx, id, &caller.scope()).await?;
         let before = row.ok_or_else(|| Error::not_found("Function", id))?;
         // What was decided was decided of this code, and of who lent it a session.
@@ -239,6 +259,16 @@ impl Functions {
         {
             // A version runs in that name.
             dropped = None;
+        }
+        if let Some(scale) = scale
+            && let Err(refused) = scale.settle(&tx, &current.project_id).await
+        {
+            tx.rollback().await?;
+            drop(held);
+            if let Some(digest) = &kept {
+                self.packages.forget(&self.db, digest).await;
+            }
+            return Err(refused);
         }
         tx.commit().await?;
         drop(held);

@@ -11,6 +11,7 @@ use crate::engine::gateway::Gateway;
 use crate::engine::target::Reference;
 use crate::error::{Error, Result};
 use crate::model::{Caller, JobId, JobStatus, Schedule, Scope, Timestamp, job};
+use crate::quota::Resource;
 
 /// How far ahead a time must lie that somebody names.
 const AHEAD: Duration = Duration::from_secs(60);
@@ -75,7 +76,9 @@ impl Jobs {
         };
         // What an alias leads to is looked up anew at each instant, when no administrator is there.
         let scope = if by_alias { caller.own() } else { caller.scope() };
+        let limits = self.engine.quotas().limits(&row.project_id).await;
         let tx = self.db.begin().await?;
+        limits.admit(&tx, &row.project_id, Resource::Jobs, 1).await?;
         hold(&tx, &new.reference, &caller.project_id, &scope).await?;
         db::jobs::insert(&tx, row.clone()).await?;
         tx.commit().await?;

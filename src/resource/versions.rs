@@ -11,6 +11,7 @@ use crate::engine::target::{Target, no_version};
 use crate::error::{Error, Result};
 use crate::model::function::Source;
 use crate::model::{Caller, FunctionId, Timestamp, function, version};
+use crate::quota::Resource;
 use crate::storage::Content;
 
 /// Versions of one function that exist at the same time.
@@ -83,7 +84,10 @@ impl Versions {
         description: Option<String>,
     ) -> Result<version::Model> {
         check_length("description", description.as_deref(), MAX_TEXT)?;
+        let limits = self.engine.quotas().limits(&caller.project_id).await;
         let tx = self.db.begin().await?;
+        // Held first, and asked behind what there is to say of the function.
+        let room = limits.admit(&tx, &caller.project_id, Resource::FunctionVersions, 1).await;
         let function = db::functions::find_for_update(&tx, id, &caller.own()).await?;
         let function = function.ok_or_else(|| Error::not_found("Function", id))?;
         if function.source()? != Source::Package {
@@ -101,6 +105,7 @@ impl Versions {
                 "Function package not changed since the latest version {number}."
             )));
         }
+        room?;
         let number = function.version_counter + 1;
         let version = published(&function, number, description);
         db::versions::insert(&tx, version.clone()).await?;

@@ -2,6 +2,7 @@
 
 use sea_orm::Set;
 
+use super::executions::counted;
 use super::references::{hold, nothing_to_call};
 use super::{MAX_TEXT, check_length};
 use crate::db::{self, Db, Filter, Page};
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::{
     Caller, ExecutionId, FunctionId, Input, Scope, Timestamp, WebhookId, WebhookMode, execution, webhook,
 };
+use crate::quota::Resource;
 
 /// What is given to make a webhook, or to change one: what is `None` stays.
 #[derive(Debug, Default)]
@@ -56,7 +58,9 @@ impl Webhooks {
             created_at: Timestamp::now(),
             updated_at: None,
         };
+        let limits = self.engine.quotas().limits(&row.project_id).await;
         let tx = self.db.begin().await?;
+        limits.admit(&tx, &row.project_id, Resource::Webhooks, 1).await?;
         hold(&tx, &reference_of(&row), &row.project_id, &caller.own()).await?;
         db::webhooks::insert(&tx, row.clone()).await?;
         tx.commit().await?;
@@ -146,6 +150,8 @@ impl Webhooks {
         let scope = Scope::Project(webhook.project_id.clone());
         let target = reference_of(&webhook).resolve(&self.db, &webhook.project_id, &scope).await?;
         target.check_runnable(&self.db).await?;
+        let sync = webhook.mode == WebhookMode::Sync;
+        let quota = counted(&self.engine, &self.db, &webhook.project_id, sync).await?;
         let new = NewExecution {
             id: ExecutionId::random(),
             project_id: target.function.project_id.clone(),
@@ -153,9 +159,10 @@ impl Webhooks {
             alias: webhook.function_alias,
             // Users find a webhook's executions by it.
             description: Some(format!("Created by Webhook {}", webhook.id)),
-            sync: webhook.mode == WebhookMode::Sync,
+            sync,
             input,
             request_id,
+            quota,
         };
         self.engine.submit(new).await
     }

@@ -16,7 +16,7 @@ use super::{Error, metrics_text};
 use crate::config::Config;
 use crate::db::{self, Db};
 use crate::engine::endpoint::{self, Listen};
-use crate::engine::gateway::{Gateway, NewExecution, Target};
+use crate::engine::gateway::{Gateway, NewExecution, Quota, Target};
 use crate::engine::remote::fault_of;
 use crate::error::Error as DomainError;
 use crate::model::{FunctionId, Input, Scope};
@@ -184,6 +184,8 @@ async fn submit(state: web::Data<State>, submit: web::Json<Submit>) -> Answer {
         sync: true,
         input: input.map_or_else(Input::default, Input::from_object),
         request_id: submit.request_id,
+        // The API counts it.
+        quota: Quota::Uncounted,
     };
     state.gateway.submit(new).await?;
     Ok(HttpResponse::Ok().json(Ended { execution }))

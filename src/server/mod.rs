@@ -28,6 +28,7 @@ use crate::network;
 use crate::openstack::Keystone;
 use crate::orchestrator;
 use crate::policy::Policy;
+use crate::quota::Quotas;
 use crate::storage::{LocalStore, PackageStore, SwiftStore};
 use crate::telemetry::{Chain, Metrics};
 use drain::Draining;
@@ -74,6 +75,8 @@ pub enum Error {
     Open(IpAddr),
     #[error("the sockets of the service manager cannot be used")]
     Sockets(#[source] std::io::Error),
+    #[error("the file of [audit] cannot be opened")]
+    Audit(#[source] std::io::Error),
     #[error("cannot listen on {address}")]
     Listen {
         address: String,
@@ -103,7 +106,8 @@ pub async fn serve(config: Config) -> Result<()> {
     let (lock, node) = Node::prepare(&config, keystone.as_ref(), &metrics).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
-    let means = node.means(db.clone(), store.clone(), metrics.clone());
+    let quotas = Quotas::new(&config, keystone.as_ref());
+    let means = node.means(db.clone(), store.clone(), quotas, metrics.clone());
     let (gateway, engine) = Engine::start(&config, None, lock, means).await?;
     node.tidy().await;
     let app = App::new(&config, policy, authenticator, keystone, db.clone(), store, gateway);
@@ -123,7 +127,7 @@ pub async fn api(config: Config) -> Result<()> {
     let db = shared_database(&config).await?;
     let store = store(&config, keystone.as_ref(), &metrics).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
-    let (remote, writer) = Remote::new(&config, db.clone())?;
+    let (remote, writer) = Remote::new(&config, db.clone(), Quotas::new(&config, keystone.as_ref()))?;
     // Whoever hands it something waits until that is committed, so that nothing is left at the end.
     tokio::spawn(writer);
     let gateway = Gateway::remote(remote);
@@ -144,7 +148,8 @@ pub async fn engine(config: Config) -> Result<()> {
     let mut stop = Stop::listen().map_err(Error::Signals)?;
     let (private, health) = engine_http::private(&config, metrics.clone(), db.clone())?;
 
-    let means = node.means(db.clone(), store, metrics);
+    let quotas = Quotas::new(&config, keystone.as_ref());
+    let means = node.means(db.clone(), store, quotas, metrics);
     let (gateway, engine) = Engine::start(&config, Some(endpoint), lock, means).await?;
     node.tidy().await;
     let server = match engine_http::server(&config, gateway, db.clone()) {
@@ -209,6 +214,9 @@ async fn store(
 
 /// Serves the API until a signal comes.
 async fn serve_api(config: &Config, app: App, metrics: Metrics, db: &Db, stop: &mut Stop) -> Result<()> {
+    if let Some(audit) = &app.audit {
+        audit.refresh().map_err(Error::Audit)?;
+    }
     let app = web::Data::new(app);
     let draining = Draining::default();
     let listener = Listener::of_config(config)?;
@@ -282,6 +290,11 @@ async fn reload(app: Arc<App>, certificate: Option<Arc<tls::Certificate>>) {
             app.authenticator.refresh();
             if let Some(certificate) = certificate {
                 certificate.refresh();
+            }
+            if let Some(audit) = &app.audit
+                && let Err(error) = audit.refresh()
+            {
+                tracing::error!(%error, "the file of audit events cannot be opened");
             }
         });
         let _ = read.await;

@@ -11,6 +11,7 @@ use crate::engine::{Means, NodeLock, Sessions};
 use crate::network::{self, Guard};
 use crate::openstack::Keystone;
 use crate::orchestrator::{self, Orchestrator};
+use crate::quota::Quotas;
 use crate::storage::PackageStore;
 use crate::telemetry::{Chain, Metrics};
 
@@ -54,8 +55,9 @@ impl Node {
     }
 
     /// What the engine of this machine works with.
-    pub fn means(&self, db: Db, store: Arc<dyn PackageStore>, metrics: Metrics) -> Means {
-        Means { db, store, orchestrator: self.containers.clone(), sessions: self.sessions.clone(), metrics }
+    pub fn means(&self, db: Db, store: Arc<dyn PackageStore>, quotas: Quotas, metrics: Metrics) -> Means {
+        let (orchestrator, sessions) = (self.containers.clone(), self.sessions.clone());
+        Means { db, store, orchestrator, sessions, quotas, metrics }
     }
 
     /// Once the engine has taken up what it could: takes away what an earlier start with another

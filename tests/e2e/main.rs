@@ -17,6 +17,7 @@ mod operations;
 #[path = "../../src/db/testing/own.rs"]
 mod own;
 mod packages;
+mod quotas;
 mod registry;
 mod rejects;
 mod restarts;

@@ -200,6 +200,77 @@ impl Cloud {
             .await
     }
 
+    /// Gives a registered limit of a service another default.
+    pub async fn set_registered_limit(&self, service: &str, name: &str, limit: i64) {
+        let found = self.admin_ask("GET", &format!("registered_limits?service_id={service}"), None).await;
+        let all = found["registered_limits"].as_array().unwrap();
+        let found = all.iter().find(|one| one["resource_name"] == name).unwrap();
+        let path = format!("registered_limits/{}", found["id"].as_str().unwrap());
+        let body = json!({"registered_limit": {"default_limit": limit}});
+        self.admin_ask("PATCH", &path, Some(body)).await;
+    }
+
+    /// Gives a project a limit of its own.
+    pub async fn set_limit(&self, service: &str, region: &str, project: &str, name: &str, limit: i64) {
+        let query = format!("limits?service_id={service}&project_id={project}");
+        let found = self.admin_ask("GET", &query, None).await;
+        match found["limits"].as_array().unwrap().first() {
+            Some(found) => {
+                let path = format!("limits/{}", found["id"].as_str().unwrap());
+                let body = json!({"limit": {"resource_limit": limit}});
+                self.admin_ask("PATCH", &path, Some(body)).await;
+            }
+            None => {
+                let body = json!({"limits": [{"service_id": service, "region_id": region,
+                    "project_id": project, "resource_name": name, "resource_limit": limit}]});
+                self.admin_ask("POST", "limits", Some(body)).await;
+            }
+        }
+    }
+
+    /// Asks Keystone as the administrator.
+    async fn admin_ask(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let admin = self.token("admin").await;
+        let url = format!("{}/{path}", self.auth_url());
+        let request = self.http.request(method.parse().unwrap(), url).header("x-auth-token", admin.expose());
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{method} {path}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// A new user who has these roles in the account's project.
+    pub async fn user_with_roles(&self, account: &str, roles: &[&str]) -> Guest {
+        let project = self.user(account).await.info.project_id.clone().unwrap();
+        let (name, password) = (uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().to_string());
+        let body = json!({"user": {"name": name, "password": password, "domain_id": "default"}});
+        let made = self.admin_ask("POST", "users", Some(body)).await;
+        let id = made["user"]["id"].as_str().unwrap().to_owned();
+        let mut membership = String::new();
+        for role in roles {
+            let found = self.admin_ask("GET", &format!("roles?name={role}"), None).await;
+            let role = found["roles"][0]["id"].as_str().unwrap();
+            membership = format!("projects/{project}/users/{id}/roles/{role}");
+            self.admin_ask("PUT", &membership, None).await;
+        }
+        let auth = json!({
+            "identity": {"methods": ["password"], "password": {"user": {"id": id, "password": password}}},
+            "scope": {"project": {"id": project}},
+        });
+        let token = self.issue(auth.clone()).await;
+        Guest { user: self.described(token.clone()).await, token, membership, auth }
+    }
+
+    /// Deletes a guest, and with it what it had.
+    pub async fn forget(&self, guest: Guest) {
+        self.admin_ask("DELETE", &format!("users/{}", guest.user.info.user_id), None).await;
+    }
+
     /// A new user who is a member of the account's project.
     pub async fn guest(&self, account: &str) -> Guest {
         let (admin, owner) = (self.token("admin").await, self.user(account).await);

@@ -7,6 +7,7 @@ mod function_form;
 mod functions;
 mod health;
 mod jobs;
+mod quotas;
 mod runtimes;
 mod versions;
 mod webhook_input;
@@ -34,7 +35,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .configure(aliases::routes)
         .configure(executions::routes)
         .configure(jobs::routes)
-        .configure(webhooks::routes);
+        .configure(webhooks::routes)
+        .configure(quotas::routes);
 }
 
 /// A response without a body and without a content type.

@@ -13,6 +13,7 @@ use sha2::Sha256;
 
 use super::{Listing, Time, empty, list_query, page, webhook_input};
 use crate::api::App;
+use crate::api::audit::Subject;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId, read_whole};
 use crate::api::middleware::RequestId;
@@ -210,7 +211,13 @@ async fn invoke(
     let key = request.match_info().query("key");
     let no_such_webhook = || ApiError::NoSuchWebhook { key: key.to_owned() };
     let webhook = app.webhooks.find_by_key(key).await?.ok_or_else(no_such_webhook)?;
-    if !webhook.is_public {
+    if app.audit.is_some() {
+        let (id, project_id) = (webhook.id.to_string(), webhook.project_id.to_string());
+        request.extensions_mut().insert(Subject { id, project_id });
+    }
+    if webhook.is_public {
+        app.count(&webhook.project_id)?;
+    } else {
         let caller = Caller::from_request(&request, &mut Payload::None).await?;
         if caller.project_id != webhook.project_id && !caller.is_admin() {
             return Err(no_such_webhook());

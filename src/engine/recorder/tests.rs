@@ -124,13 +124,13 @@ async fn what_waits_goes_into_one_transaction() {
 async fn a_row_that_cannot_be_written_does_not_fail_its_neighbours() {
     let (db, recorder, function) = start().await;
     let there = row(&function, ExecutionStatus::Pending);
-    recorder.accept(there.clone()).await.unwrap();
+    recorder.accept(there.clone(), None).await.unwrap();
 
     let tx = hold(&db, &function).await;
     let (good, bad) = (row(&function, ExecutionStatus::Pending), there.clone());
     let accept = |row: execution::Model| {
         let recorder = recorder.clone();
-        tokio::spawn(async move { recorder.accept(row).await })
+        tokio::spawn(async move { recorder.accept(row, None).await })
     };
     let blocker = accept(row(&function, ExecutionStatus::Pending));
     let (good_done, bad_done) = (accept(good.clone()), accept(bad));
@@ -149,7 +149,7 @@ async fn a_row_that_cannot_be_written_does_not_fail_its_neighbours() {
 async fn only_the_latest_epoch_writes_the_end() {
     let (db, recorder, function) = start().await;
     let row = row(&function, ExecutionStatus::Pending);
-    recorder.accept(row.clone()).await.unwrap();
+    recorder.accept(row.clone(), None).await.unwrap();
     assert_eq!(find(&db, &row.id).await.unwrap().status, ExecutionStatus::Pending);
     let claim = |epoch_from, worker: &str| Claim {
         id: row.id.clone(),
@@ -174,7 +174,7 @@ async fn only_the_latest_epoch_writes_the_end() {
 async fn a_pending_execution_that_cannot_be_prepared_ends_without_having_run() {
     let (db, recorder, function) = start().await;
     let row = row(&function, ExecutionStatus::Pending);
-    recorder.accept(row.clone()).await.unwrap();
+    recorder.accept(row.clone(), None).await.unwrap();
     let refused = || Outcome::error(Reason::Preparation, "it holds a link");
     assert!(recorder.dismiss(row.id.clone(), refused()).await.unwrap());
     assert!(!recorder.dismiss(row.id.clone(), refused()).await.unwrap());
@@ -233,8 +233,8 @@ async fn what_was_committed_before_the_connection_broke_counts_as_done() {
     let (db, recorder, function) = start().await;
     let (pending, removed) =
         (row(&function, ExecutionStatus::Pending), row(&function, ExecutionStatus::Pending));
-    recorder.accept(pending.clone()).await.unwrap();
-    recorder.accept(removed.clone()).await.unwrap();
+    recorder.accept(pending.clone(), None).await.unwrap();
+    recorder.accept(removed.clone(), None).await.unwrap();
     let claim = Claim {
         id: pending.id.clone(),
         epoch_from: 0,
@@ -267,9 +267,46 @@ fn items(function: &function_row::Model, claim: &Claim, id: &ExecutionId) -> (Ve
     let row = Box::new(row(function, ExecutionStatus::Pending));
     let outcome = Box::new(Outcome::error(Reason::Preparation, "it holds a link"));
     let items = vec![
-        Item::Insert { row, log: None, reply: Inserted::Accepted(inserted) },
+        Item::Insert { row, log: None, queue: None, reply: Inserted::Accepted(inserted) },
         Item::Claim { claim: claim.clone(), reply: claimed },
         Item::Dismiss { id: id.clone(), outcome, reply: dismissed },
     ];
     (items, (one, two, three))
+}
+
+#[tokio::test]
+async fn of_what_is_accepted_at_once_each_project_gets_what_it_may_have() {
+    let (db, recorder, function) = start().await;
+    let mut config = crate::config::Config::default();
+    config.quotas.concurrent_executions = 5;
+    let quotas = crate::quota::Quotas::new(&config, None);
+    // Two processes: each has a writer of its own.
+    let (other, writer) = Recorder::start(db.db.clone());
+    tokio::spawn(writer);
+    let tx = hold(&db, &function).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for at in 0..40 {
+        let project = ProjectId::from(["one", "two"][at % 2]);
+        let row = execution::Model {
+            project_id: project.clone(),
+            sync: false,
+            ..row(&function, ExecutionStatus::Pending)
+        };
+        let recorder = if at % 4 < 2 { recorder.clone() } else { other.clone() };
+        let queue = quotas.queue(&project).await;
+        tasks.spawn(async move { (row.id.clone(), recorder.accept(row, queue).await) });
+    }
+    tx.rollback().await.unwrap();
+    let mut accepted = 0;
+    while let Some(done) = tasks.join_next().await {
+        let (id, done) = done.unwrap();
+        match &done {
+            Ok(()) => accepted += 1,
+            Err(Error::OverQuota { resource: "concurrent_executions", limit: 5, used: 5, requested: 1 }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+        assert_eq!(find(&db, &id).await.is_some(), done.is_ok());
+    }
+    assert_eq!(accepted, 10);
+    assert_eq!(count(&db, &function).await, 10, "what was refused is not counted");
 }

@@ -1,0 +1,104 @@
+//! The events of real requests.
+
+use super::*;
+
+async fn audited() -> (TempDir, Site) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.log");
+    let site = site_configured(Policy::default(), Authenticator::Noauth, |config| {
+        config.audit.enabled = true;
+        config.audit.file = file;
+    })
+    .await;
+    site.app.audit.as_ref().unwrap().refresh().unwrap();
+    (directory, site)
+}
+
+fn events(directory: &TempDir) -> Vec<Value> {
+    let text = std::fs::read_to_string(directory.path().join("audit.log")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[actix_web::test]
+async fn what_changes_something_leaves_one_event_each_and_what_only_looks_leaves_none() {
+    let (directory, site) = audited().await;
+    let made = site.create(&main_py()).await;
+    for path in ["/v1/functions", "/v1/runtimes", "/", "/healthcheck", "/v1/quotas"] {
+        assert_eq!(site.ask("demo", Method::GET, path).await.status, 200);
+    }
+    let path = format!("/v1/functions/{made}?with=query");
+    let answer = site.ask_json("demo", Method::PUT, &path, json!({"name": "PRIVATE"})).await;
+    let call = json!({"function_id": made, "sync": false, "input": "{\"password\": \"PRIVATE\"}"});
+    let called = site.ask_json("demo", Method::POST, "/v1/executions", call).await.json();
+    let hook = json!({"function_id": made, "secret": "PRIVATE"});
+    let hook = site.ask_json("demo", Method::POST, "/v1/webhooks", hook).await.json();
+    let url = hook["webhook_url"].as_str().unwrap();
+    let key = url.split('/').nth_back(1).unwrap().to_owned();
+    // Its key is another than its id from here on.
+    let path = format!("/v1/webhooks/{}/rotate", hook["id"].as_str().unwrap());
+    let rotated = site.ask("demo", Method::POST, &path).await.json();
+    let url = rotated["webhook_url"].as_str().unwrap();
+    let other = url.split('/').nth_back(1).unwrap().to_owned();
+    assert_ne!(key, other);
+    let path = format!("/v1/webhooks/{other}/invoke?k=PRIVATE");
+    let invoked =
+        site.send(TestRequest::with_uri(&path).method(Method::POST).set_json(json!({"a": "PRIVATE"}))).await;
+    assert_eq!(invoked.status, 401, "it is not signed");
+    let denied = site.ask("demo", Method::GET, "/v1/functions?all_projects=1").await;
+    assert_eq!(denied.status, 403);
+    assert_eq!(site.ask(":", Method::GET, "/v1/functions").await.status, 401);
+    let missing = format!("/v1/jobs/{NOWHERE}");
+    assert_eq!(site.ask("alt", Method::DELETE, &missing).await.status, 404);
+
+    let events = events(&directory);
+    let seen: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
+            [
+                text("/action"),
+                text("/target/typeURI").strip_prefix("service/function-engine/").unwrap(),
+                text("/target/id"),
+                text("/outcome"),
+                text("/reason/reasonCode"),
+                text("/initiator/id"),
+                text("/initiator/project_id"),
+            ]
+        })
+        .collect();
+    let (called, hook) = (called["id"].as_str().unwrap(), hook["id"].as_str().unwrap());
+    let expected = [
+        ["create", "functions", &made, "success", "201", "demo", "demo"],
+        ["update", "functions", &made, "success", "200", "demo", "demo"],
+        ["create", "executions", called, "success", "201", "demo", "demo"],
+        ["create", "webhooks", hook, "success", "201", "demo", "demo"],
+        ["update/rotate", "webhooks", hook, "success", "200", "demo", "demo"],
+        ["start", "webhooks", hook, "failure", "401", "unknown", "-"],
+        ["read/list", "functions", "unknown", "failure", "403", "demo", "demo"],
+        ["read/list", "functions", "unknown", "failure", "401", "unknown", "-"],
+        ["delete", "jobs", NOWHERE, "failure", "404", "alt", "alt"],
+    ];
+    assert_eq!(seen, expected);
+
+    let update = &events[1];
+    assert_eq!(update["typeURI"], "http://schemas.dmtf.org/cloud/audit/1.0/event");
+    assert_eq!(update["eventType"], "activity");
+    assert_eq!(update["requestPath"], format!("/v1/functions/{made}"));
+    assert_eq!(update["initiator"]["request_id"], answer.header("x-openstack-request-id"));
+    assert_eq!(update["initiator"]["typeURI"], "service/security/account/user");
+    assert_eq!(update["observer"]["typeURI"], "service/function-engine");
+    assert_eq!(update["reason"]["reasonType"], "HTTP");
+    let time = update["eventTime"].as_str().unwrap();
+    assert!(chrono::DateTime::parse_from_str(time, "%Y-%m-%dT%H:%M:%S%.f%z").is_ok(), "{time}");
+    assert_eq!(events[5]["requestPath"], "/v1/webhooks/{key}/invoke");
+    assert_eq!(events[5]["target"]["project_id"], "demo");
+    let ids: std::collections::BTreeSet<_> = events.iter().map(|event| event["id"].to_string()).collect();
+    assert_eq!(ids.len(), events.len());
+    let all = serde_json::to_string(&events).unwrap();
+    assert!(!all.contains("PRIVATE") && !all.contains(&other), "{all}");
+}
+
+#[actix_web::test]
+async fn nobody_is_watched_unless_it_is_asked_for() {
+    assert!(site().await.app.audit.is_none());
+}
