@@ -1,4 +1,4 @@
-"""What README.md and doc/install.md tell users to type, as they have it."""
+"""What README.md and doc/source/install/index.md tell users to type, as they have it."""
 
 import json
 import os
@@ -33,8 +33,8 @@ def readme(site):
 
 
 def install(site):
-    console = blocks(site, "doc/install.md", "A runtime, and whether all works", "console")[-1]
+    console = blocks(site, "doc/source/install/index.md", "A runtime, and whether all works", "console")[-1]
     done = typed(site, re.sub(r"^\$ ", "", console, flags=re.MULTILINE))
-    site.checks.equal("what doc/install.md has a user try can be typed", done.returncode, 0)
+    site.checks.equal("what doc/source/install/index.md has a user try can be typed", done.returncode, 0)
     output = json.dumps(["World", site.projects["demo"]])
     site.checks.that("and tells the user's project", output in done.stdout, done.stdout + done.stderr)
