@@ -1,6 +1,8 @@
 //! The edge over a real database and a real store, as far as no engine is needed.
 
+use std::collections::HashSet;
 use std::io::{Cursor, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use actix_web::body::to_bytes;
@@ -1030,4 +1032,40 @@ async fn a_long_list_of_executions_is_whole_and_its_parts_are_too() {
         let (status, text) = refuse(query).await;
         assert!(status == 400 && text.ends_with(end), "{query}: {text}");
     }
+}
+
+/// Every `.. rest_method::` of the API reference.
+fn documented_routes() -> HashSet<(String, String)> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("api-ref/source");
+    let mut directories = vec![source];
+    let mut routes = HashSet::new();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rst" || extension == "inc") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                for line in text.lines().filter_map(|line| line.strip_prefix(".. rest_method:: ")) {
+                    let (method, path) = line.split_once(' ').expect("a method and a path");
+                    assert!(routes.insert((method.to_owned(), bare(path))), "twice: {line}");
+                }
+            }
+        }
+    }
+    routes
+}
+
+#[actix_web::test]
+async fn every_route_is_in_the_api_reference_and_nothing_else_is() {
+    site().await.ask("demo", Method::GET, "/").await;
+    let mut routes: HashSet<_> = TABLE
+        .with_borrow(|table| table.iter().map(|(method, path)| (method.to_string(), bare(path))).collect());
+    // The server itself answers it, beside the API.
+    routes.insert(("GET".to_owned(), "/metrics".to_owned()));
+    let documented = documented_routes();
+    let missing: Vec<_> = routes.difference(&documented).collect();
+    assert!(missing.is_empty(), "not in api-ref/source: {missing:?}");
+    let unknown: Vec<_> = documented.difference(&routes).collect();
+    assert!(unknown.is_empty(), "in api-ref/source, and no route: {unknown:?}");
 }
