@@ -7,7 +7,8 @@ extensions = ["openstackdocstheme", "os_api_ref"]
 exclude_patterns = ["samples"]
 
 html_theme = "openstackdocs"
-html_theme_options = {"sidebar_mode": "toc"}
+# Nobody is told who reads.
+html_theme_options = {"analytics_tracking_code": "", "root_title": "Taibai", "sidebar_mode": "toc"}
 html_show_sourcelink = False
 
 openstackdocs_repo_name = "taibai"

@@ -17,6 +17,8 @@ myst_heading_anchors = 3
 myst_all_links_external = False
 
 html_theme = "openstackdocs"
+# Nobody is told who reads.
+html_theme_options = {"analytics_tracking_code": "", "root_title": "Taibai"}
 html_show_sourcelink = False
 
 openstackdocs_repo_name = "taibai"

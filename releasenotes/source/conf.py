@@ -6,6 +6,8 @@ author = "the authors of Taibai"
 extensions = ["openstackdocstheme", "reno.sphinxext"]
 
 html_theme = "openstackdocs"
+# Nobody is told who reads.
+html_theme_options = {"analytics_tracking_code": "", "root_title": "Taibai"}
 html_show_sourcelink = False
 
 openstackdocs_repo_name = "taibai"

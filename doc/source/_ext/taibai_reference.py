@@ -71,7 +71,7 @@ class Options(Generated):
             lines += [f"## `[{name}]`", "", about, ""]
             for option, default, kind, text in options:
                 shown = f"`{default}`" if default else "empty"
-                lines += [f"`{option}`", "", f"> {text}", ">", f"> A {kind}; {shown} unless set.", ""]
+                lines += [f"`{option}`", "", f"> {text}", ">", f"> *{kind}*, {shown} unless set.", ""]
         return "\n".join(lines)
 
 
