@@ -93,7 +93,8 @@ alive() {
 # stop_process PID SECONDS: asks it to end, and makes it where it does not. Fails where it had to.
 stop_process() {
     local pid=$1 until=$((SECONDS + $2))
-    if ! alive "$pid"; then return; fi
+    # Said, since in a trap it would be the status of what came before.
+    if ! alive "$pid"; then return 0; fi
     as_root kill -TERM "$pid" 2>/dev/null || true
     while alive "$pid"; do
         if [ "$SECONDS" -ge "$until" ]; then

@@ -59,7 +59,6 @@ def checked(site):
     cookbook.test_sleep(site)
     cookbook.resize_image(site)
     tour.readme(site)
-    tour.install(site)
     commands.delete_runtime(site)
     site.checks.equal("a function has one trust", len(trusts(site)), 1)
     site.demo.do("function", "delete", function)

@@ -1,4 +1,4 @@
-"""What README.md and doc/install.md tell users to type, as they have it."""
+"""What README.md tells users to type, as it has it. The documents are tests/docs's."""
 
 import json
 import os
@@ -30,11 +30,3 @@ def readme(site):
     site.checks.equal("the tour in README.md can be typed", done.returncode, 0)
     for output in [{"greeting": "Good day, Taibai", "letters": 6}, {"greeting": "Good day, World", "letters": 5}]:
         site.checks.that(f"and says {output['greeting']}", json.dumps(output) in done.stdout, done.stdout + done.stderr)
-
-
-def install(site):
-    console = blocks(site, "doc/install.md", "A runtime, and whether all works", "console")[-1]
-    done = typed(site, re.sub(r"^\$ ", "", console, flags=re.MULTILINE))
-    site.checks.equal("what doc/install.md has a user try can be typed", done.returncode, 0)
-    output = json.dumps(["World", site.projects["demo"]])
-    site.checks.that("and tells the user's project", output in done.stdout, done.stdout + done.stderr)

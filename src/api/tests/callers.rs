@@ -7,7 +7,7 @@ const OPEN: [(&str, &str); 4] =
     [("GET", "/"), ("GET", "/v1"), ("GET", "/healthcheck"), ("POST", "/v1/webhooks/{}/invoke")];
 
 /// A path without its query and the names of its parts.
-fn bare(path: &str) -> String {
+pub(super) fn bare(path: &str) -> String {
     let path = path.split('?').next().unwrap_or(path);
     let parts = path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part });
     parts.collect::<Vec<_>>().join("/")

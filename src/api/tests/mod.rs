@@ -8,6 +8,7 @@ mod executions;
 mod functions;
 mod personas;
 mod quotas;
+mod reference;
 mod versions;
 
 use std::io::{Cursor, Write};
