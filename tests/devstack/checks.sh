@@ -2,8 +2,8 @@
 # shellcheck disable=SC2030,SC2031,SC2034,SC2153 # DevStack's variables are those of in_devstack; the sourcing script has others
 # What the test of the DevStack plugin looks at. Sourced by tox-like-scripts/devstack, after lib.sh and service.sh.
 #
-# It says in DIRECTORY where it may write, in CLIENT where the published client is, in REGION the region, and in
-# DATABASE_URLS the servers.
+# It says in DIRECTORY where it may write, in CLIENT where the published client is, in OPENSTACK what calls it, in
+# REGION the region, and in DATABASE_URLS the servers.
 
 DEVSTACK=$ROOT/tests/devstack/stack
 GRENADE=$ROOT/tests/devstack/grenade
@@ -81,7 +81,7 @@ new_devstack() {
     local server=${DATABASE_URLS[${2/mysql/mariadb}]}
     export HARNESS=$DIRECTORY/$1
     mkdir -p "$HARNESS/bin"
-    ln -s "$CLIENT/bin/openstack" "$HARNESS/bin/openstack"
+    ln -s "$OPENSTACK" "$HARNESS/bin/openstack"
     # MariaDB's newer packages have no `mysql`.
     command -v mysql >/dev/null || ln -s "$(command -v mariadb)" "$HARNESS/bin/mysql"
     (
@@ -244,6 +244,27 @@ print(told["path"], *(told.get(f"x-forwarded-{name}", "-") for name in ("proto",
     wait "$echo_pid" 2>/dev/null || true
 }
 
+# --- the client ------------------------------------------------------------------------------------
+
+CLIENT_PID=
+
+# Has the plugin install its client, beside what else goes on. To be followed by check_client.
+install_client() {
+    new_devstack client mysql
+    in_devstack eval "set -e; . '$ROOT/devstack/lib/taibai'; install_taibai_client; install_taibai_client" \
+        >"$LOG_DIR/devstack-client.log" 2>&1 &
+    CLIENT_PID=$!
+}
+
+check_client() {
+    say "==> the client of the plugin's own"
+    expect "the plugin installs the client" wait "$CLIENT_PID"
+    CLIENT_PID=
+    export HARNESS=$DIRECTORY/client
+    expect "which has the commands of functions" contains \
+        "$("$(setting TAIBAI_CLIENT)" function execution create --help 2>&1)" "--function"
+}
+
 # --- what there is -------------------------------------------------------------------------------
 
 in_keystone() { "$CLIENT/bin/python" "$ROOT/tests/devstack/keystone.py" devstack-admin "$1" "$REGION" "${@:2}"; }
@@ -255,7 +276,7 @@ status_of() {
 }
 
 # function_command ARGUMENT...: the published client, as the demo user, through the catalog.
-as_demo() { "$CLIENT/bin/openstack" --os-cloud devstack "$@"; }
+as_demo() { "$OPENSTACK" --os-cloud devstack "$@"; }
 
 # runs INPUT: what the function of the demo user returns.
 runs() {
@@ -282,6 +303,12 @@ rows() {
 # The containers that hold functions and pools.
 containers() {
     as_root docker ps --quiet --no-trunc --filter "label=org.openstack.taibai.deployment=$DEPLOYMENT" | sort
+}
+
+# The workers that hold the function of the demo user.
+workers() {
+    "$OPENSTACK" --os-cloud devstack-admin function worker list \
+        "$(as_demo function show who -f value -c id)" -f value -c Worker_name | sort
 }
 
 # All that a second stack.sh must leave as it is.
@@ -373,6 +400,8 @@ print(*sorted({service[2] for service in known["services"]}), *sorted(end[1] for
         "$(as_demo runtime list -f value -c Name -c Status | sort)" \
         "$(printf '%s available\n' nodejs python3 shell)"
 
+    expect "$database: Tempest knows the service" contains "$(cat "$HARNESS/tempest.conf")" "catalog_type = function-engine"
+
     # It asks Keystone from within, so the network of workers lets it reach the catalog's endpoints.
     cat >"$HARNESS/who.py" <<'END'
 def main(context, name="nobody", **kwargs):
@@ -381,8 +410,8 @@ def main(context, name="nobody", **kwargs):
     return [name, session.get_project_id(), sorted({entry["type"] for entry in catalog["catalog"]})[0]]
 END
     user=$(as_demo token issue -f value -c project_id)
-    expect "$database: the client creates a function through the catalog" as_demo function create --name who \
-        --runtime python3 --file "$HARNESS/who.py" --entry who.main
+    expect "$database: the client creates a function through the catalog" same \
+        "$(as_demo function create --name who --runtime python3 --file "$HARNESS/who.py" --entry who.main -f value -c name)" who
     expect "$database: and runs it, and the function reaches Keystone" \
         same "$(runs one)" "success [\"one\", \"$user\", \"function-engine\"]"
     TOKEN=$(as_demo token issue -f value -c id)
@@ -395,8 +424,10 @@ END
     expect "$database: the function runs" same "$(runs two)" "success [\"two\", \"$user\", \"function-engine\"]"
     expect "$database: no call was wrong" no_complaints
 
+    first=$(workers)
     expect "$database: Grenade's resources survive an upgrade" devstack "$database-grenade" "$GRENADE/grenade.sh"
     expect "$database: and what there was before" same "$(runs three)" "success [\"three\", \"$user\", \"function-engine\"]"
+    expect "$database: on the same worker" same "$(workers)" "$first"
     expect "$database: no call of Grenade's was wrong" no_complaints
     unstack "$database"
 }

@@ -30,8 +30,12 @@ def up(keystone, region):
 
 
 def found(keystone, region, user):
+    """Of services, those that this region has endpoints of, or nobody."""
+    elsewhere = {end.service_id for end in keystone.endpoints.list() if end.region_id != region}
     services = {service.id: service for service in keystone.services.list(type=TYPE)}
     endpoints = [endpoint for endpoint in keystone.endpoints.list(region_id=region) if endpoint.service_id in services]
+    here = {endpoint.service_id for endpoint in endpoints}
+    services = {id: service for id, service in services.items() if id in here or id not in elsewhere}
     users = [known for known in keystone.users.list() if known.name == user]
     return services, endpoints, users
 
