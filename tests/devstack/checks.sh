@@ -189,7 +189,7 @@ check_harness() {
 
 # The snippet alone, in front of a server that answers with the headers it was sent.
 check_snippet() {
-    local answer port echo_port echo_pid
+    local answer port echo_port echo_pid claims
     say "==> Apache in front"
     new_devstack snippet mysql
     port=$(setting APACHE_PORT)
@@ -211,32 +211,42 @@ server.serve_forever()
     echo_pid=$!
     until [ -s "$HARNESS/echo" ]; do sleep 0.1; done
     echo_port=$(cat "$HARNESS/echo")
-    # shellcheck disable=SC2016
-    in_devstack eval "
-        _make_apache
-        for module in proxy proxy_http headers; do enable_apache_mod \$module norestart; done
-        sed 's|^Define TAIBAI_URL .*|Define TAIBAI_URL http://127.0.0.1:$echo_port|' '$ROOT/etc/apache2/function-engine.conf' \
-            >\"\$(apache_site_config_for taibai)\"
-        enable_apache_site taibai
-        restart_apache_server" >"$LOG_DIR/devstack-snippet.log" 2>&1
 
+    # serve ACTION: what the snippet does with the headers of clients.
+    serve() {
+        in_devstack eval "
+            [ -d '$HARNESS/apache' ] || _make_apache
+            for module in proxy proxy_http headers; do enable_apache_mod \$module norestart; done
+            sed -e 's|^Define TAIBAI_URL .*|Define TAIBAI_URL http://127.0.0.1:$echo_port|' \
+                -e 's|^Define TAIBAI_FORWARDED .*|Define TAIBAI_FORWARDED $1|' \
+                '$ROOT/etc/apache2/function-engine.conf' >\"\$(apache_site_config_for taibai)\"
+            enable_apache_site taibai
+            restart_apache_server" >"$LOG_DIR/devstack-snippet.log" 2>&1
+    }
     # told CURL-ARGUMENT...: the path and the headers that arrive, on one line.
     told() {
         answer=$(curl --silent --noproxy '*' "$@" | python3 -c '
 import json, sys
 told = json.load(sys.stdin)
-print(told["path"], *(told.get(f"x-forwarded-{name}", "-") for name in ("proto", "host", "prefix")))')
+print(told["path"], *(told.get(f"x-forwarded-{name}", "-") for name in ("proto", "host", "for", "prefix")),
+      *("forwarded" for name in told if name == "forwarded"))')
     }
+    claims=(--header 'X-Forwarded-Proto: https' --header 'X-Forwarded-Host: cloud.example.org'
+        --header 'X-Forwarded-For: 192.0.2.1' --header 'X-Forwarded-Prefix: /elsewhere' --header 'Forwarded: host=x')
+    serve set
     told "http://127.0.0.1:$port/function-engine/v1/functions?limit=1" --header 'Host: cloud.example.org'
     expect "the path arrives without its prefix, with the headers that say what it was" \
-        same "$answer" "/v1/functions?limit=1 http cloud.example.org /function-engine"
+        same "$answer" "/v1/functions?limit=1 http cloud.example.org 127.0.0.1 /function-engine"
     told "http://127.0.0.1:$port/function-engine"
     expect "the prefix alone is the service's root" \
-        same "$answer" "/ http 127.0.0.1:$port /function-engine"
-    told "http://127.0.0.1:$port/function-engine/" --header 'X-Forwarded-Proto: https' \
-        --header 'X-Forwarded-Host: cloud.example.org' --header 'X-Forwarded-Prefix: /elsewhere'
-    expect "what a proxy in front said of protocol and host stays; the prefix is Apache's own" \
-        same "$answer" "/ https cloud.example.org /function-engine"
+        same "$answer" "/ http 127.0.0.1:$port 127.0.0.1 /function-engine"
+    told "http://127.0.0.1:$port/function-engine/" "${claims[@]}"
+    expect "what a client claims is not believed" \
+        same "$answer" "/ http 127.0.0.1:$port 127.0.0.1 /function-engine"
+    serve setifempty
+    told "http://127.0.0.1:$port/function-engine/" "${claims[@]}"
+    expect "behind another proxy its words stay; the prefix is Apache's own" \
+        same "$answer" "/ https cloud.example.org 192.0.2.1 /function-engine"
     expect "a path that only begins alike is not served" same \
         "$(curl --silent --noproxy '*' --output /dev/null --write-out '%{http_code}' "http://127.0.0.1:$port/function-engines")" 404
     in_devstack _stop_apache
@@ -327,7 +337,7 @@ snapshot() {
 remains() {
     local file
     for file in /proc/[0-9]*/cmdline; do
-        if tr '\0' ' ' <"$file" 2>/dev/null | grep -q -e "$TAIBAI_CONF"; then printf 'process %s\n' "$file"; fi
+        if { tr '\0' ' ' <"$file"; } 2>/dev/null | grep -q -e "$TAIBAI_CONF"; then printf 'process %s\n' "$file"; fi
     done
     as_root docker ps --all --quiet --filter "label=org.openstack.taibai.deployment=$DEPLOYMENT" | sed 's/^/container /'
     as_root docker network ls --filter "name=$DEPLOYMENT" --format '{{.Name}}' | sed 's/^/network /'
@@ -417,6 +427,11 @@ END
     TOKEN=$(as_demo token issue -f value -c id)
     expect "$database: the other address serves it too" same "$(status_of "$other/v1/functions")" 200
 
+    if grep -q enable_proxy_headers_parsing "$(setting TAIBAI_CONF)"; then
+        expect "$database: links keep the path that the caller used" contains \
+            "$(curl --silent --noproxy '*' "$(setting TAIBAI_PROXY_URL)/")" "\"href\":\"$(setting TAIBAI_PROXY_URL)/v1"
+    fi
+
     first=$(in_devstack snapshot)
     expect "$database: stack.sh again" devstack "$database-stack-again" "$DEVSTACK/stack.sh"
     expect "$database: changes nothing" same "$(in_devstack snapshot)" "$first"
@@ -427,6 +442,8 @@ END
     first=$(workers)
     expect "$database: Grenade's resources survive an upgrade" devstack "$database-grenade" "$GRENADE/grenade.sh"
     expect "$database: and what there was before" same "$(runs three)" "success [\"three\", \"$user\", \"function-engine\"]"
+    expect "$database: Grenade knows the plugin of both sides" same "$(cat "$HARNESS"/save/localrc.*)" \
+        "$(printf "enable_plugin taibai $ROOT %s\n" master master)"
     expect "$database: on the same worker" same "$(workers)" "$first"
     expect "$database: no call of Grenade's was wrong" no_complaints
     unstack "$database"
