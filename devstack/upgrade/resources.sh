@@ -20,7 +20,8 @@ source "$TAIBAI_PLUGIN_DIR/lib/taibai"
 
 set -o xtrace
 
-GRENADE_NAME=taibai_grenade
+# The project, and its user.
+GRENADE_NAME=${TAIBAI_GRENADE_NAME:-taibai_grenade}
 GRENADE_PASSWORD=pass
 
 if ! is_service_enabled taibai-api; then

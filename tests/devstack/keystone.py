@@ -3,7 +3,8 @@
 
     keystone.py CLOUD up REGION          a region of the test's own, in which Keystone is found too
     keystone.py CLOUD show REGION USER   what there is of the plugin's, as JSON
-    keystone.py CLOUD down REGION USER   removes all of that, and the region
+    keystone.py CLOUD down REGION USER [NAME]
+                                         removes all of that, what Grenade left under a name, and the region
 """
 
 import json
@@ -54,15 +55,19 @@ def show(keystone, region, user):
     }, indent=1, sort_keys=True))
 
 
-def down(keystone, region, user):
-    services, endpoints, users = found(keystone, region, user)
+def down(keystone, region, user, name=None):
+    services, endpoints, _ = found(keystone, region, user)
     for endpoint in keystone.endpoints.list(region_id=region):
         keystone.endpoints.delete(endpoint)
     for service in {endpoint.service_id for endpoint in endpoints}:
         if not any(endpoint.service_id == service for endpoint in keystone.endpoints.list()):
             keystone.services.delete(services[service])
-    for known in users:
-        keystone.users.delete(known)
+    for known in keystone.users.list():
+        if known.name in (user, name):
+            keystone.users.delete(known)
+    for known in keystone.projects.list():
+        if known.name == name:
+            keystone.projects.delete(known)
     if any(known.id == region for known in keystone.regions.list()):
         keystone.regions.delete(region)
 
