@@ -5,7 +5,7 @@ TOP_DIR=$(cd "$(dirname "$0")" && pwd)
 source "$TOP_DIR/functions"
 # shellcheck source=tests/devstack/stack/openrc
 source "$TOP_DIR/openrc"
-for file in apache database tls; do
+for file in apache database; do
     # shellcheck source=/dev/null
     source "$TOP_DIR/lib/$file"
 done
