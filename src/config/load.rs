@@ -267,8 +267,8 @@ mod tests {
 
     #[test]
     fn trouble_in_a_file_is_one_line_that_says_where_and_what_would_be_right() {
-        const SECTIONS: &str = "the sections are api, database, docker, engine, executions, http_basic, images, jobs, keystone_authtoken, \
-             logging, network, oslo_policy, resource_limits, storage, trusts";
+        const SECTIONS: &str = "the sections are api, cors, database, docker, engine, executions, http_basic, images, jobs, keystone_authtoken, \
+             logging, network, oslo_middleware, oslo_policy, resource_limits, storage, trusts";
         for (text, message) in [
             (
                 "[engin]\n",
@@ -411,7 +411,7 @@ mod tests {
                 "TAIBAI_METRICS__PORT",
                 "1",
                 "TAIBAI_METRICS__PORT: [metrics]: unknown section; the sections are \
-                 api, database, docker, engine, executions, http_basic, images, jobs, keystone_authtoken, logging, network, oslo_policy, \
+                 api, cors, database, docker, engine, executions, http_basic, images, jobs, keystone_authtoken, logging, network, oslo_middleware, oslo_policy, \
                  resource_limits, storage, trusts",
             ),
         ] {

@@ -16,8 +16,8 @@ pub use error::Error;
 pub use sample::sample;
 pub use section::{Opt, Section};
 pub use sections::{
-    Api, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, Executions, HttpBasic, Images,
-    Jobs, KeystoneAuthtoken, Logging, Missed, Network, NetworkMode, OsloPolicy, Pull, ResourceLimits,
-    Storage, StorageDriver, Trusts,
+    Api, AuthStrategy, AuthType, Config, Cors, Database, Docker, Durability, Engine, Executions, HttpBasic,
+    Images, Jobs, KeystoneAuthtoken, Logging, Missed, Network, NetworkMode, OsloMiddleware, OsloPolicy, Pull,
+    ResourceLimits, Storage, StorageDriver, Trusts,
 };
 pub use watched::Watched;

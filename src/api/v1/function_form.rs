@@ -16,7 +16,7 @@ use actix_web::error::PayloadError;
 use actix_web::http::header;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::api::App;
 use crate::api::extract::{Encoding, not_json, pairs, read_whole, too_large};
@@ -34,6 +34,34 @@ const PACKAGE: &str = "package";
 /// Most parts of a form, and how long the rest of a refused one is read for.
 const MAX_PARTS: usize = 100;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// The schema of the body in each of its encodings, for the description of the API.
+pub fn schemas(required: &[&str]) -> Vec<(&'static str, Value)> {
+    let schema = |is_json: bool, is_multipart: bool| {
+        let or_null = |kind: &str| if is_json { json!([kind, "null"]) } else { json!(kind) };
+        let mut properties = Map::new();
+        for name in TEXTS {
+            properties.insert(name.to_owned(), json!({"type": or_null("string")}));
+        }
+        for (name, _) in NUMBERS {
+            properties.insert(name.to_owned(), json!({"type": or_null("integer")}));
+        }
+        let code = "Where the code comes from: a JSON object, or text that holds one.";
+        let kinds = if is_json { json!(["object", "string"]) } else { json!("string") };
+        properties.insert("code".to_owned(), json!({"type": kinds, "description": code}));
+        if is_multipart {
+            let package =
+                json!({"type": "string", "contentMediaType": "application/zip", "format": "binary"});
+            properties.insert(PACKAGE.to_owned(), package);
+        }
+        json!({"type": "object", "properties": properties, "required": required})
+    };
+    vec![
+        ("multipart/form-data", schema(false, true)),
+        ("application/json", schema(true, false)),
+        ("application/x-www-form-urlencoded", schema(false, false)),
+    ]
+}
 
 /// Reads the body, whatever its encoding.
 pub async fn read(request: &HttpRequest, payload: &mut Payload, app: &App) -> Result<Input> {
@@ -244,8 +272,6 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn interpret_json(value: Value) -> Result<Input, String> {
