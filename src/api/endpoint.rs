@@ -7,6 +7,7 @@ use actix_web::http::header;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::forwarded::Forwarded;
 use crate::config::Config;
 use crate::model::Interface;
 use crate::openstack::Keystone;
@@ -21,6 +22,8 @@ pub struct PublicEndpoint {
     /// As the configuration says, without a slash at the end; empty where it does not.
     configured: String,
     catalog: Option<Looked>,
+    /// Whether a proxy passes requests on, and says what their callers wrote.
+    is_behind_proxy: bool,
 }
 
 /// What the catalog of the service's own token says, and until when that is believed.
@@ -36,6 +39,7 @@ impl PublicEndpoint {
         Self {
             configured: without_slash(&config.api.public_endpoint),
             catalog: keystone.map(|keystone| Looked { keystone, service_type, found: Mutex::default() }),
+            is_behind_proxy: config.oslo_middleware.enable_proxy_headers_parsing,
         }
     }
 
@@ -48,7 +52,29 @@ impl PublicEndpoint {
             Some(catalog) => catalog.url().await,
             None => None,
         };
-        registered.unwrap_or_else(|| as_called(request))
+        registered.unwrap_or_else(|| self.as_called(request))
+    }
+
+    pub fn is_behind_proxy(&self) -> bool {
+        self.is_behind_proxy
+    }
+
+    /// Scheme, host and what stands before our paths, as the caller wrote them.
+    pub fn as_called(&self, request: &HttpRequest) -> String {
+        let forwarded = match self.is_behind_proxy {
+            true => Forwarded::of(request.headers()),
+            false => Forwarded::default(),
+        };
+        let own = if request.app_config().secure() { "https" } else { "http" };
+        let named = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let authority = || request.uri().authority().map(|authority| authority.as_str());
+        let host = forwarded.host.as_deref().or_else(named).or_else(authority);
+        format!(
+            "{}://{}{}",
+            forwarded.scheme.as_deref().unwrap_or(own),
+            host.unwrap_or_else(|| request.app_config().host()),
+            forwarded.prefix.as_deref().unwrap_or_default()
+        )
     }
 }
 
@@ -79,14 +105,6 @@ fn without_slash(url: &str) -> String {
     url.trim_end_matches('/').to_owned()
 }
 
-/// Scheme and host as the caller wrote them.
-pub fn as_called(request: &HttpRequest) -> String {
-    let scheme = if request.app_config().secure() { "https" } else { "http" };
-    let named = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = named.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
-    format!("{scheme}://{}", host.unwrap_or_else(|| request.app_config().host()))
-}
-
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
@@ -99,6 +117,21 @@ mod tests {
         let mut config = Config::default();
         assert_eq!(PublicEndpoint::new(&config, None).url(&request).await, "http://h:1");
         config.api.public_endpoint = "https://cloud.example.org/function-engine/".to_owned();
+        let url = PublicEndpoint::new(&config, None).url(&request).await;
+        assert_eq!(url, "https://cloud.example.org/function-engine");
+    }
+
+    #[actix_web::test]
+    async fn a_proxy_is_believed_where_there_is_one() {
+        let request = TestRequest::with_uri("/v1")
+            .insert_header(("host", "inner:7070"))
+            .insert_header(("x-forwarded-proto", "https"))
+            .insert_header(("x-forwarded-host", "cloud.example.org"))
+            .insert_header(("x-forwarded-prefix", "/function-engine"))
+            .to_http_request();
+        let mut config = Config::default();
+        assert_eq!(PublicEndpoint::new(&config, None).url(&request).await, "http://inner:7070");
+        config.oslo_middleware.enable_proxy_headers_parsing = true;
         let url = PublicEndpoint::new(&config, None).url(&request).await;
         assert_eq!(url, "https://cloud.example.org/function-engine");
     }

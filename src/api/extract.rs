@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::App;
 use super::error::ApiError;
+use super::version::is_first;
 use super::wire::{Shape, as_integer, bad_id, integer, invalid, is_uuid, shorten, text_as_boolean};
 use crate::error::{Error, Result};
 
@@ -67,6 +68,8 @@ pub fn too_large(limit: u64) -> Error {
 pub struct Body {
     encoding: Encoding,
     bytes: Bytes,
+    /// Whether the request is for version 1.0 and nothing newer.
+    is_first: bool,
 }
 
 impl Body {
@@ -82,7 +85,7 @@ impl Body {
         shape: &Shape,
         mend: impl FnOnce(Map<String, Value>) -> Map<String, Value>,
     ) -> Result<T> {
-        let admitted = shape.admit(mend(self.object(shape)?))?;
+        let admitted = shape.admit(mend(self.object(shape)?), self.is_first)?;
         serde_json::from_value(Value::Object(admitted)).map_err(Error::internal)
     }
 
@@ -132,7 +135,10 @@ impl FromRequest for Body {
         let limit = App::of(request).max_body_bytes;
         let encoding = Encoding::of(request.headers());
         let mut payload = payload.take();
-        Box::pin(async move { Ok(Self { encoding, bytes: read_whole(&mut payload, limit).await? }) })
+        let is_first = is_first(request);
+        Box::pin(
+            async move { Ok(Self { encoding, bytes: read_whole(&mut payload, limit).await?, is_first }) },
+        )
     }
 }
 
@@ -219,7 +225,7 @@ mod tests {
     #[test]
     fn bodies_that_are_no_object_are_refused() {
         let parse = |encoding, bytes: &'static str| {
-            let body = Body { encoding, bytes: Bytes::from_static(bytes.as_bytes()) };
+            let body = Body { encoding, bytes: Bytes::from_static(bytes.as_bytes()), is_first: false };
             body.parse::<Value>(&SHAPE).unwrap_err().to_string()
         };
         for empty in ["", "  \n", "null"] {

@@ -10,58 +10,100 @@ use actix_web::{HttpMessage, HttpResponse, web};
 use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 
-use super::App;
 use super::error::ApiError;
+use super::forwarded::Forwarded;
+use super::version::{self, Asked};
+use super::{App, etag, openapi};
 use crate::error::Error;
+use crate::openstack;
 use crate::telemetry::Chain;
 
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
-/// The id of a request, `req-` and a UUID; in its extensions.
+/// The id that goes along with what is done for a request, `req-` and a UUID; in its extensions. That which
+/// another service gave to the whole, or else the request's own.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub String);
+
+/// The id of the request itself, by which its errors are found in the log; in its extensions.
+#[derive(Debug, Clone)]
+pub struct OwnId(pub String);
 
 /// Wraps every request; mount it with `actix_web::middleware::from_fn`, outermost.
 pub async fn edge(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let id = format!("req-{}", Uuid::new_v4());
+    let id = openstack::new_id();
     let span = tracing::info_span!(
         "request",
         request_id = id,
         global_request_id = field::Empty,
         method = %request.method(),
         route = field::Empty,
+        client = field::Empty,
         status = field::Empty,
         project.id = field::Empty,
         user.id = field::Empty,
     );
-    if let Some(global) = global_request_id(request.headers()) {
+    let along = global_request_id(request.headers()).map(str::to_owned);
+    if let Some(global) = &along {
         span.record("global_request_id", global);
     }
-    request.extensions_mut().insert(RequestId(id.clone()));
+    let along = along.unwrap_or_else(|| id.clone());
+    request.extensions_mut().insert(RequestId(along.clone()));
+    request.extensions_mut().insert(OwnId(id.clone()));
     collapse_slashes(&mut request);
-
-    let app = request.app_data::<web::Data<App>>().cloned();
+    let app = request.app_data::<web::Data<App>>().expect("the server gives every request the state").clone();
+    if app.endpoint.is_behind_proxy()
+        && let Some(client) = Forwarded::of(request.headers()).client
+    {
+        span.record("client", field::display(client));
+    }
 
     async move {
-        let mut response = if request.method() == Method::OPTIONS {
-            request.into_response(HttpResponse::Ok().finish())
-        } else {
+        let is_api = is_api(request.path());
+        let asked = if is_api { version::asked(request.headers()) } else { Ok(None) };
+        if let Ok(Some(version)) = asked {
+            request.extensions_mut().insert(Asked(version));
+        }
+        let is_options = request.method() == Method::OPTIONS;
+        let mut response = match &asked {
+            _ if is_options => request.into_response(HttpResponse::Ok().finish()),
+            Err(_) => request.into_response(HttpResponse::NotAcceptable().finish()),
             // Handlers answer even where they fail; an error here would be another middleware's. And
             // no clone of the request for its sake: routing needs to be its only owner.
-            next.call(request).await?.map_into_boxed_body()
+            Ok(_) => openstack::on_behalf_of(along.into(), next.call(request)).await?.map_into_boxed_body(),
         };
         let span = Span::current();
         span.record("status", response.status().as_u16());
-        if let Some(route) = response.request().match_pattern() {
+        let route = response.request().match_pattern();
+        if let Some(route) = &route {
             span.record("route", route);
         }
-        if response.status().is_client_error() || response.status().is_server_error() {
+        if let (Err(error), false) = (&asked, is_options) {
+            log(error);
+            response = ServiceResponse::new(response.into_parts().0, error.response(Some(&id)));
+        } else if response.status().is_client_error() || response.status().is_server_error() {
             response = settle(response, &id);
+        } else if let Some(route) = &route {
+            if matches!(asked, Ok(Some(version::FIRST))) {
+                response = openapi::without_newer(response, route).await;
+            }
+            response = etag::tag(response, route);
         }
-        if let Some(audit) = app.as_ref().and_then(|app| app.audit.as_ref()) {
+        if is_api {
+            let headers = response.headers_mut();
+            if let Ok(asked) = asked {
+                headers.insert(version::HEADER.clone(), asked.unwrap_or(version::FIRST).header());
+            }
+            headers.append(header::VARY, HeaderValue::from_static("OpenStack-API-Version, X-Auth-Token"));
+        }
+        if let Some(cors) = &app.cors {
+            let (request, response) = (response.request().clone(), response.response_mut());
+            cors.apply(request.headers(), is_options, response.headers_mut());
+        }
+        if let Some(audit) = &app.audit {
             response = audit.record(response, &id);
         }
         if let Ok(id) = HeaderValue::from_str(&id) {
@@ -100,6 +142,11 @@ fn log(error: &ApiError) {
         _ if error.status().is_server_error() => tracing::error!(error = %Chain(error), "request failed"),
         _ => tracing::debug!(error = %error, "request refused"),
     }
+}
+
+/// Whether a path, with single slashes, is of what has versions.
+fn is_api(path: &str) -> bool {
+    path.strip_prefix("/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// An id that another service gave to the whole of what it does, if it looks like one.

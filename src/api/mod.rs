@@ -1,14 +1,19 @@
 //! The HTTP edge: the only place that knows status codes and JSON shapes.
 
 pub mod audit;
+pub mod cors;
 mod endpoint;
 pub mod error;
+mod etag;
 mod extract;
+mod forwarded;
 pub mod middleware;
+mod openapi;
 mod route;
 #[cfg(test)]
 mod tests;
 mod v1;
+mod version;
 mod wire;
 
 use std::sync::Arc;
@@ -31,6 +36,7 @@ use crate::quota::Rate;
 use crate::resource::{Aliases, Executions, Functions, Jobs, Runtimes, Versions, Webhooks};
 use crate::storage::PackageStore;
 use audit::{Audit, Initiator};
+use cors::Cors;
 use endpoint::PublicEndpoint;
 use error::ApiError;
 use middleware::RequestId;
@@ -52,6 +58,8 @@ pub struct App {
     pub rate: Option<Rate>,
     /// How callers reach this service.
     pub endpoint: PublicEndpoint,
+    /// Pages of other origins that may call it, where there are any.
+    pub cors: Option<Cors>,
     pub engine: Gateway,
     pub db: Db,
     pub store: Arc<dyn PackageStore>,
@@ -83,6 +91,7 @@ impl App {
             functions,
             aliases: Aliases::new(db.clone(), engine.quotas().clone()),
             endpoint,
+            cors: Cors::of(&config.cors),
             executions: Executions::new(db.clone(), engine.clone()),
             jobs: Jobs::new(db.clone(), engine.clone()),
             webhooks: Webhooks::new(db.clone(), engine.clone()),
@@ -106,7 +115,7 @@ impl App {
 
 /// Every URL, and the answer to those that are none.
 pub fn routes(config: &mut web::ServiceConfig) {
-    config.configure(v1::routes).default_service(web::to(route::unknown));
+    config.configure(v1::routes).configure(openapi::routes).default_service(web::to(route::unknown));
 }
 
 impl FromRequest for Caller {

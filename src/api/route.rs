@@ -1,9 +1,10 @@
 //! How a URL is given its methods.
 
 use actix_web::http::Method;
-use actix_web::{HttpResponse, Resource, Route, web};
+use actix_web::{HttpResponse, Resource, Route, guard, web};
 
 use super::error::ApiError;
+use super::version::{Asked, FIRST};
 
 #[cfg(test)]
 thread_local! {
@@ -29,6 +30,13 @@ pub fn at(path: &str, routes: Vec<(Method, Route)>) -> Resource {
             allow: allow.clone(),
         };
         async move { Err::<HttpResponse, _>(refused) }
+    }))
+}
+
+/// The same for what version 1.0 does not have.
+pub fn newer(path: &str, routes: Vec<(Method, Route)>) -> Resource {
+    at(path, routes).guard(guard::fn_guard(|context| {
+        context.req_data().get::<Asked>().is_none_or(|asked| asked.0 != FIRST)
     }))
 }
 

@@ -3,7 +3,7 @@
 //! A body is described by a [`Shape`]. What the shape admits is brought to one form (numbers that
 //! were sent as text become numbers, nulls go) and then read into a struct by serde.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 
@@ -18,6 +18,8 @@ pub struct Shape {
 pub struct Field {
     pub name: &'static str,
     pub kind: Kind,
+    /// Whether version 1.0 of the API does not know it.
+    pub is_newer: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,33 +37,35 @@ pub enum Kind {
 }
 
 pub const fn text(name: &'static str) -> Field {
-    Field { name, kind: Kind::Text }
+    Field { name, kind: Kind::Text, is_newer: false }
 }
 
 pub const fn boolean(name: &'static str) -> Field {
-    Field { name, kind: Kind::Boolean }
+    Field { name, kind: Kind::Boolean, is_newer: false }
 }
 
 pub const fn integer(name: &'static str, min: i32) -> Field {
-    Field { name, kind: Kind::Integer { min } }
+    Field { name, kind: Kind::Integer { min }, is_newer: false }
 }
 
 pub const fn uuid(name: &'static str) -> Field {
-    Field { name, kind: Kind::Uuid }
+    Field { name, kind: Kind::Uuid, is_newer: false }
 }
 
 pub const fn read_only(name: &'static str) -> Field {
-    Field { name, kind: Kind::ReadOnly }
+    Field { name, kind: Kind::ReadOnly, is_newer: false }
 }
 
 pub const fn ignored(name: &'static str) -> Field {
-    Field { name, kind: Kind::Ignored }
+    Field { name, kind: Kind::Ignored, is_newer: false }
 }
 
 impl Shape {
-    /// The fields of `object` that were given, each in its own type.
-    pub fn admit(&self, mut object: Map<String, Value>) -> Result<Map<String, Value>> {
-        let known = |name: &str| self.fields.iter().any(|field| field.name == name);
+    /// The fields of `object` that were given, each in its own type. To `is_first`, a caller of version 1.0,
+    /// newer fields are unknown.
+    pub fn admit(&self, mut object: Map<String, Value>, is_first: bool) -> Result<Map<String, Value>> {
+        let known =
+            |name: &str| self.fields.iter().any(|field| field.name == name && !(is_first && field.is_newer));
         let unknown: Vec<&str> = object.keys().map(String::as_str).filter(|name| !known(name)).collect();
         if !unknown.is_empty() {
             let names = shorten(&unknown.join(", "));
@@ -79,6 +83,35 @@ impl Shape {
 }
 
 impl Field {
+    /// The same field, which is not in version 1.0.
+    pub const fn newer(self) -> Self {
+        Self { is_newer: true, ..self }
+    }
+
+    /// Whether it may be sent at all.
+    pub fn is_admitted(&self) -> bool {
+        self.kind != Kind::ReadOnly
+    }
+
+    /// What `admit` takes, as a JSON schema. The first type is what it becomes.
+    pub fn schema(&self) -> Value {
+        match self.kind {
+            Kind::Text => json!({"type": ["string", "null"]}),
+            Kind::Boolean => json!({
+                "type": ["boolean", "integer", "string", "null"],
+                "pattern": "^(true|t|yes|y|on|1|false|f|no|n|off|0|True|False)$",
+            }),
+            Kind::Integer { min } => json!({
+                "type": ["integer", "string", "null"],
+                "minimum": min,
+                "maximum": i32::MAX,
+                "pattern": "^[0-9]{1,9}$",
+            }),
+            Kind::Uuid => json!({"type": ["string", "null"], "format": "uuid"}),
+            Kind::ReadOnly | Kind::Ignored => json!({"description": "Known, and without effect."}),
+        }
+    }
+
     /// The value in this field's type; `None` for null, which means that it was not given.
     fn admit(&self, value: Value) -> Result<Option<Value>> {
         match self.kind {
@@ -117,10 +150,16 @@ impl Field {
 /// A number, or text that is one.
 pub fn as_integer(value: &Value) -> Option<i64> {
     match value {
-        Value::Number(number) => number.as_i64(),
+        Value::Number(number) => number.as_i64().or_else(|| whole(number.as_f64()?)),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
+}
+
+/// JSON tells no 5 from 5.0.
+#[expect(clippy::cast_possible_truncation, reason = "it is checked to be within")]
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX)).then_some(number as i64)
 }
 
 fn as_boolean(value: &Value) -> Option<bool> {
@@ -198,8 +237,6 @@ pub fn shorten(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     const SHAPE: Shape = Shape {
@@ -216,7 +253,18 @@ mod tests {
 
     fn admit(value: Value) -> Result<Value, String> {
         let Value::Object(object) = value else { panic!("an object is needed") };
-        SHAPE.admit(object).map(Value::Object).map_err(|error| error.to_string())
+        SHAPE.admit(object, false).map(Value::Object).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_newer_field_is_unknown_to_the_first_version() {
+        const NEWER: Shape = Shape { argument: "thing", fields: &[text("name"), text("mode").newer()] };
+        let admit = |is_first| {
+            let Value::Object(object) = json!({"mode": "x"}) else { panic!("an object was written") };
+            NEWER.admit(object, is_first).map_err(|error| error.to_string())
+        };
+        assert_eq!(admit(false).unwrap()["mode"], "x");
+        assert_eq!(admit(true), Err("Unknown attribute for argument thing: mode".to_owned()));
     }
 
     fn refusal(value: Value) -> String {
@@ -231,6 +279,7 @@ mod tests {
             (json!({"flag": 0}), json!({"flag": false})),
             (json!({"flag": "ON"}), json!({"flag": true})),
             (json!({"count": "12"}), json!({"count": 12})),
+            (json!({"count": 12.0}), json!({"count": 12})),
             (json!({"name": null, "flag": null, "count": null}), json!({})),
             (json!({"id": "chosen"}), json!({})),
             (json!({"name": ""}), json!({"name": ""})),

@@ -352,8 +352,8 @@ mod tests {
 
     #[test]
     fn trouble_in_a_file_is_one_line_that_says_where_and_what_would_be_right() {
-        const SECTIONS: &str = "the sections are api, audit, database, docker, engine, executions, http_basic, images, jobs, keystone_authtoken, \
-             logging, network, oslo_policy, quotas, resource_limits, storage, trusts";
+        const SECTIONS: &str = "the sections are api, audit, cors, database, docker, engine, executions, http_basic, images, jobs, keystone_authtoken, \
+             logging, network, oslo_middleware, oslo_policy, quotas, resource_limits, storage, trusts";
         for (text, message) in [
             (
                 "[engin]\n",
@@ -496,7 +496,7 @@ mod tests {
                 "TAIBAI_METRICS__PORT",
                 "1",
                 "TAIBAI_METRICS__PORT: [metrics]: unknown section; the sections are \
-                 api, audit, database, docker, engine, executions, http_basic, images, jobs, keystone_authtoken, logging, network, oslo_policy, quotas, \
+                 api, audit, cors, database, docker, engine, executions, http_basic, images, jobs, keystone_authtoken, logging, network, oslo_middleware, oslo_policy, quotas, \
                  resource_limits, storage, trusts",
             ),
         ] {

@@ -18,8 +18,8 @@ pub use load::Loaded;
 pub use sample::{sample, shown};
 pub use section::{Opt, Section};
 pub use sections::{
-    Api, Audit, AuthStrategy, AuthType, Config, Database, Docker, Durability, Engine, Executions, HttpBasic,
-    Images, Jobs, KeystoneAuthtoken, Logging, Missed, Network, NetworkMode, OsloPolicy, Pull, QuotaDriver,
-    Quotas, ResourceLimits, Storage, StorageDriver, Trusts,
+    Api, Audit, AuthStrategy, AuthType, Config, Cors, Database, Docker, Durability, Engine, Executions,
+    HttpBasic, Images, Jobs, KeystoneAuthtoken, Logging, Missed, Network, NetworkMode, OsloMiddleware,
+    OsloPolicy, Pull, QuotaDriver, Quotas, ResourceLimits, Storage, StorageDriver, Trusts,
 };
 pub use watched::Watched;

@@ -21,6 +21,7 @@ config! {
     pub struct Config {
         pub api: Api,
         pub audit: Audit,
+        pub cors: Cors,
         pub database: Database,
         pub docker: Docker,
         pub engine: Engine,
@@ -31,6 +32,7 @@ config! {
         pub keystone_authtoken: KeystoneAuthtoken,
         pub logging: Logging,
         pub network: Network,
+        pub oslo_middleware: OsloMiddleware,
         pub oslo_policy: OsloPolicy,
         pub quotas: Quotas,
         pub resource_limits: ResourceLimits,
@@ -92,6 +94,31 @@ section! {
         /// File to which events are appended; one that was moved away is made anew. Empty for the log, where they
         /// have the target `audit`.
         pub file: PathBuf as "path" = PathBuf::new();
+    }
+}
+
+section! {
+    /// `[cors]`: pages of other origins that may call the API. The keys are those of other services.
+    pub struct Cors {
+        /// Origins, such as https://dashboard.example.org, or * for any, which gets no credentials. None for no pages.
+        pub allowed_origin: Vec<String> as "list" = Vec::new();
+        /// Whether a page may send what the browser knows the user by, such as cookies.
+        pub allow_credentials: bool as "flag" = true;
+        /// Headers of answers that a page may read.
+        pub expose_headers: Vec<String> as "list" = [
+            "X-Auth-Token", "X-Subject-Token", "X-Service-Token", "X-Project-Id", "X-User-Name", "X-Project-Name",
+            "X-OpenStack-Request-ID", "OpenStack-API-Version", "ETag", "Retry-After",
+        ].map(str::to_owned).to_vec();
+        /// How long a browser need not ask again.
+        pub max_age: Duration as "duration" = Duration::from_secs(3600);
+        /// Methods that a page may use.
+        pub allow_methods: Vec<String> as "list" = ["GET", "PUT", "POST", "DELETE", "PATCH"].map(str::to_owned).to_vec();
+        /// Headers that a page may send.
+        pub allow_headers: Vec<String> as "list" = [
+            "X-Auth-Token", "X-Identity-Status", "X-Roles", "X-Service-Catalog", "X-User-Id", "X-Tenant-Id",
+            "X-Project-Id", "X-User-Name", "X-Project-Name", "X-OpenStack-Request-ID", "OpenStack-API-Version",
+            "If-None-Match", "Authorization",
+        ].map(str::to_owned).to_vec();
     }
 }
 
@@ -383,6 +410,15 @@ section! {
         pub dns: Vec<NameServer> as "list" = Vec::new();
         /// How often the rules are compared with what they should be.
         pub check_interval: Duration as "duration" = Duration::from_secs(5);
+    }
+}
+
+section! {
+    /// `[oslo_middleware]`: what stands before the API.
+    pub struct OsloMiddleware {
+        /// Believe `Forwarded` (RFC 7239) or `X-Forwarded-Proto`, `-Host`, `-Prefix` and `-For` about where callers reach this
+        /// service. Only behind a proxy that sets them: anybody else can write them too.
+        pub enable_proxy_headers_parsing: bool as "flag" = false;
     }
 }
 

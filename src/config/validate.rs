@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Api, AuthStrategy, Config, Database, Docker, Engine, Error, HttpBasic, Images, KeystoneAuthtoken,
+    Api, AuthStrategy, Config, Cors, Database, Docker, Engine, Error, HttpBasic, Images, KeystoneAuthtoken,
     Logging, Network, OsloPolicy, QuotaDriver, Quotas, ResourceLimits, Storage, StorageDriver,
 };
 
@@ -36,6 +36,7 @@ impl Config {
     /// Checks what goes beyond a single value's type. The first trouble found is the answer.
     pub fn validate(&self) -> Result {
         api(&self.api)?;
+        cors(&self.cors)?;
         database(&self.database)?;
         docker(&self.docker, &self.engine, &self.images)?;
         engine(&self.engine)?;
@@ -79,6 +80,34 @@ fn tls(api: &Api) -> Result {
     ] {
         if !named(path) && named(other) {
             return Err(Error::key("api", key, format!("must not be empty where {with} is set")));
+        }
+    }
+    Ok(())
+}
+
+fn cors(cors: &Cors) -> Result {
+    let wrong =
+        |key, value: &String, expected: &str| Err(Error::key("cors", key, expected).with_value(value));
+    let is_origin = |text: &str| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        text == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
+    };
+    // A browser sends it without one, so that it would never be met.
+    if let Some(origin) = cors.allowed_origin.iter().find(|origin| !is_origin(origin)) {
+        let expected =
+            "expected *, or a scheme and a host without a path, such as https://dashboard.example.org";
+        return wrong("allowed_origin", origin, expected);
+    }
+    for (key, names) in [
+        ("expose_headers", &cors.expose_headers),
+        ("allow_methods", &cors.allow_methods),
+        ("allow_headers", &cors.allow_headers),
+    ] {
+        let is_no_name = |name: &&String| {
+            name.bytes().any(|b| !b.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(&b))
+        };
+        if let Some(name) = names.iter().find(is_no_name) {
+            return wrong(key, name, "expected a name as HTTP has them");
         }
     }
     Ok(())

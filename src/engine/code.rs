@@ -150,7 +150,7 @@ pub(super) async fn watch(core: Arc<Core>) {
         let keys: HashSet<Arc<FunctionKey>> =
             held.filter_map(|info| info.state.function().cloned()).filter(|key| key.is_object()).collect();
         for key in keys {
-            look(&core, &key).await;
+            openstack::on_our_own(look(&core, &key)).await;
         }
     }
 }

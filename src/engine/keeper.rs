@@ -18,6 +18,7 @@ use super::supervisor::{self, Supervisor};
 use super::worker::{FunctionKey, Worker};
 use super::{Core, code};
 
+use crate::openstack;
 use crate::orchestrator::{self, RuntimeImage, SlotLimits, WorkerSpec};
 use crate::telemetry::Chain;
 
@@ -153,7 +154,8 @@ impl Keeper {
 
     async fn specialize(&mut self, function: &Arc<FunctionKey>) {
         let loading = async {
-            let content = code::open(&self.core, function).await.map_err(|error| match error {
+            let opened = openstack::on_our_own(code::open(&self.core, function)).await;
+            let content = opened.map_err(|error| match error {
                 code::Error::Replaced => (Step::Missing, "The package is missing.".to_owned()),
                 code::Error::Refused(why) => (Step::Refused, why),
                 code::Error::Failed(why) => (Step::Load, why),

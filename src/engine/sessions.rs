@@ -229,7 +229,7 @@ impl Sessions {
                 if !held.session().is_some_and(|session| session.wants_renewal()) {
                     continue;
                 }
-                if let Err(error) = self.mint(&held, &trust, None).await {
+                if let Err(error) = openstack::on_our_own(self.mint(&held, &trust, None)).await {
                     tracing::warn!(trust.id = %trust, error = %Chain(&error), "a token was not renewed");
                 }
             }

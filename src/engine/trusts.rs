@@ -59,7 +59,7 @@ pub(super) async fn keep(core: Arc<Core>, longest_run: Duration) {
 async fn sweep(core: &Core, keystone: &Keystone, grace: Duration) -> Result<()> {
     let before = Timestamp::now().before(grace);
     for trust in db::trusts::list_unused(core.db.reader(), before, BATCH).await? {
-        end(&core.db, keystone, &trust.id).await?;
+        openstack::on_our_own(end(&core.db, keystone, &trust.id)).await?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::client::secret_header;
 use super::error::{Error, KEYSTONE, Result};
+use super::request;
 use super::wire::{self, Login, Scope};
 use super::{AUTH_TOKEN, REQUEST_ID, SUBJECT_TOKEN};
 use crate::model::{Catalog, Interface, Token, TokenInfo, UserToken};
@@ -109,7 +110,8 @@ impl Issuer {
         url.path_segments_mut().expect("it has a host").extend(["auth", "tokens"]);
         let mut request =
             self.client.post(url).json(&wire::token_request(login, scope)).timeout(self.timeout);
-        if let Some(id) = request_id {
+        let current = request::current();
+        if let Some(id) = request_id.or(current.as_deref()) {
             request = request.header(REQUEST_ID.clone(), id);
         }
         let answer = request.send().await.map_err(|error| Error::unavailable(KEYSTONE, error))?;

@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use super::auth::{Issuer, Place, Service, Shared, State, read, versioned};
 use super::client::{build, secret_header};
 use super::error::{Error, KEYSTONE, Result};
+use super::request;
 use super::session::Session;
 use super::wire::{DomainRef, Login, Scope, UserRef};
 use super::{REQUEST_ID, SUBJECT_TOKEN, TrustToken};
@@ -235,7 +236,8 @@ pub(super) async fn send(
     timeout: Duration,
     request_id: Option<&str>,
 ) -> Result<Response> {
-    let builder = match request_id {
+    let current = request::current();
+    let builder = match request_id.or(current.as_deref()) {
         Some(id) => builder.header(REQUEST_ID.clone(), id),
         None => builder,
     };

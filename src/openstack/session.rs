@@ -10,6 +10,7 @@ use super::auth::{Given, Place};
 use super::client::secret_header;
 use super::error::{Error, Result};
 use super::keystone::unauthenticated;
+use super::request;
 use super::swift::Swift;
 use crate::model::{Catalog, UserToken};
 
@@ -36,6 +37,8 @@ impl Session {
         request_id: Option<&str>,
     ) -> Result<Self> {
         let catalog = Arc::clone(&token.info.catalog);
+        let current = request::current();
+        let request_id = request_id.or(current.as_deref());
         let given = Given {
             token: secret_header(token.token.expose()).ok_or(Error::Rejected)?,
             catalog: Arc::clone(&catalog),

@@ -3,8 +3,16 @@
 use super::*;
 
 /// Routes that nobody is asked a token for.
-const OPEN: [(&str, &str); 4] =
-    [("GET", "/"), ("GET", "/v1"), ("GET", "/healthcheck"), ("POST", "/v1/webhooks/{}/invoke")];
+const OPEN: [(&str, &str); 8] = [
+    ("GET", "/"),
+    ("GET", "/v1"),
+    ("GET", "/api"),
+    ("GET", "/api/openapi.json"),
+    ("GET", "/api/swagger.json"),
+    ("GET", "/healthcheck"),
+    ("HEAD", "/healthcheck"),
+    ("POST", "/v1/webhooks/{}/invoke"),
+];
 
 /// A path without its query and the names of its parts.
 pub(super) fn bare(path: &str) -> String {

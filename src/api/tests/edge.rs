@@ -30,7 +30,7 @@ async fn what_needs_no_token_answers_without() {
     assert_eq!(root["versions"][0]["links"][0]["href"], "http://cloud:7070/v1");
     for path in ["/v1", "/v1/"] {
         let document = site.send(TestRequest::with_uri(path).insert_header(("host", "c"))).await.json();
-        assert_eq!(document, json!({"uri": "http://c/v1"}));
+        assert_eq!(document["uri"], "http://c/v1");
     }
     let options = site.send(TestRequest::with_uri("/any/where").method(Method::OPTIONS)).await;
     assert_eq!((options.status, options.header("content-type"), options.body.len()), (200, "", 0));

@@ -3,6 +3,7 @@
 mod aliases;
 mod audit;
 mod callers;
+mod conventions;
 mod edge;
 mod executions;
 mod functions;
@@ -126,6 +127,10 @@ impl Answer {
         assert_eq!(json["code"], self.status);
         assert_eq!(json["request_id"], self.header("x-openstack-request-id"));
         assert!(json.as_object().unwrap().contains_key("debuginfo"));
+        let entry = &json["errors"][0];
+        assert_eq!((&entry["status"], &entry["title"]), (&json["code"], &json["title"]));
+        assert_eq!((&entry["detail"], &entry["request_id"]), (&json["faultstring"], &json["request_id"]));
+        assert!(entry["code"].as_str().unwrap().starts_with("function-engine."), "{entry}");
         (self.status, json["faultstring"].as_str().unwrap().to_owned())
     }
 }

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Listing, Time, empty, list_query, page};
+use super::{Listing, PROJECTS, Time, empty, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery};
-use crate::api::route::at;
+use crate::api::openapi::Operation;
+use crate::api::route::{at, newer};
 use crate::api::wire::{Shape, boolean, ignored, integer, read_only, text, uuid};
 use crate::error::Result;
 use crate::model::{Caller, alias};
@@ -28,7 +30,35 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 (Method::DELETE, web::to(delete)),
             ],
         ))
-        .service(at("/v1/aliases/{name}/rollback", vec![(Method::POST, web::to(roll_back))]));
+        .service(newer("/v1/aliases/{name}/rollback", vec![(Method::POST, web::to(roll_back))]));
+}
+
+pub fn operations() -> Vec<Operation> {
+    const ONE: &str = "/v1/aliases/{name}";
+    vec![
+        Operation::get("/v1/aliases", "list_aliases", "List aliases")
+            .filters(&PROJECTS)
+            .pages::<alias::Entity>()
+            .lists::<AliasView>("function_aliases"),
+        Operation::post("/v1/aliases", "create_alias", "Create an alias")
+            .takes(&NEW, &["name", "function_id"])
+            .shows::<AliasView>(StatusCode::CREATED, "The alias.")
+            .fails(&[404, 409]),
+        Operation::get(ONE, "show_alias", "Show an alias").shows::<AliasView>(StatusCode::OK, "The alias."),
+        Operation::put(ONE, "update_alias", "Change an alias")
+            .takes(&CHANGE, &[])
+            .shows::<AliasView>(StatusCode::OK, "The alias.")
+            .fails(&[409]),
+        Operation::delete(ONE, "delete_alias", "Delete an alias"),
+        Operation::post(
+            "/v1/aliases/{name}/rollback",
+            "roll_back_alias",
+            "Set an alias to its previous version",
+        )
+        .newer()
+        .shows::<AliasView>(StatusCode::OK, "The alias.")
+        .fails(&[409]),
+    ]
 }
 
 const NEW: Shape = Shape {
@@ -42,9 +72,9 @@ const NEW: Shape = Shape {
         read_only("project_id"),
         read_only("created_at"),
         read_only("updated_at"),
-        integer("canary_version", 0),
-        integer("canary_weight", 0),
-        read_only("previous_version"),
+        integer("canary_version", 0).newer(),
+        integer("canary_weight", 0).newer(),
+        read_only("previous_version").newer(),
     ],
 };
 
@@ -60,10 +90,10 @@ const CHANGE: Shape = Shape {
         read_only("project_id"),
         read_only("created_at"),
         read_only("updated_at"),
-        integer("canary_version", 0),
-        integer("canary_weight", 0),
-        boolean("remove_canary"),
-        read_only("previous_version"),
+        integer("canary_version", 0).newer(),
+        integer("canary_weight", 0).newer(),
+        boolean("remove_canary").newer(),
+        read_only("previous_version").newer(),
     ],
 };
 
@@ -88,7 +118,8 @@ impl AliasBody {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "FunctionAlias")]
 struct AliasView {
     id: String,
     name: String,
@@ -98,8 +129,11 @@ struct AliasView {
     project_id: String,
     created_at: Time,
     updated_at: Option<Time>,
+    #[schemars(extend("x-since" = "1.1"))]
     canary_version: Option<i32>,
+    #[schemars(extend("x-since" = "1.1"))]
     canary_weight: i32,
+    #[schemars(extend("x-since" = "1.1"))]
     previous_version: Option<i32>,
 }
 
@@ -123,7 +157,7 @@ impl From<alias::Model> for AliasView {
 
 async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "function_alias:get_all")?;
-    let query = list_query(&request, &["all_projects", "project_id"])?;
+    let query = list_query(&request, &PROJECTS)?;
     let listing = Listing::of(&app.policy, &caller, &query, "function_alias:get_all:all_projects")?;
     let rows = app.aliases.list(&listing.scope, listing.project_id.as_ref(), &page(&query)?).await?;
     let views: Vec<AliasView> = rows.into_iter().map(AliasView::from).collect();

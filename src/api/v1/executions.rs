@@ -6,15 +6,17 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{Listing, Time, empty, filter, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId};
 use crate::api::middleware::RequestId;
-use crate::api::route::at;
+use crate::api::openapi::Operation;
+use crate::api::route::{at, newer};
 use crate::api::wire::{Shape, boolean, ignored, integer, read_only, text, uuid};
 use crate::db::Page;
 use crate::db::executions::Filters;
@@ -32,9 +34,37 @@ pub fn routes(config: &mut web::ServiceConfig) {
             "/v1/executions/{id}",
             vec![(Method::GET, web::to(show)), (Method::DELETE, web::to(delete))],
         ))
-        .service(at("/v1/executions/{id}/cancel", vec![(Method::POST, web::to(cancel))]))
+        .service(newer("/v1/executions/{id}/cancel", vec![(Method::POST, web::to(cancel))]))
         .service(at("/v1/executions/{id}/log", vec![(Method::GET, web::to(log))]));
 }
+
+pub fn operations() -> Vec<Operation> {
+    const ONE: &str = "/v1/executions/{id}";
+    let log = vec![("text/plain", json!({"type": "string"}))];
+    vec![
+        Operation::get("/v1/executions", "list_executions", "List executions")
+            .filters(&FILTERS)
+            .pages::<execution::Entity>()
+            .lists::<ExecutionView>("executions"),
+        Operation::post("/v1/executions", "create_execution", "Run a function once")
+            .takes(&SHAPE, &[])
+            .shows::<ExecutionView>(StatusCode::CREATED, "The execution, also of a function that failed.")
+            .fails(&[404, 409]),
+        Operation::get(ONE, "show_execution", "Show an execution")
+            .shows::<ExecutionView>(StatusCode::OK, "The execution."),
+        Operation::delete(ONE, "delete_execution", "Delete an execution"),
+        Operation::post("/v1/executions/{id}/cancel", "cancel_execution", "Stop an execution")
+            .newer()
+            .shows::<ExecutionView>(StatusCode::OK, "The execution.")
+            .fails(&[409]),
+        Operation::get("/v1/executions/{id}/log", "show_log", "Show what a function printed")
+            .sends(StatusCode::OK, "The log.", log)
+            .nothing(StatusCode::NO_CONTENT, "There is none so far."),
+    ]
+}
+
+/// The conditions of a list.
+const FILTERS: [&str; 5] = ["function_id", "status", "description", "project_id", "all_projects"];
 
 const SHAPE: Shape = Shape {
     argument: "body",
@@ -78,13 +108,15 @@ fn mend_shifted(mut object: Map<String, Value>) -> Map<String, Value> {
     object
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Execution")]
 struct ExecutionView {
     id: String,
     function_id: String,
     function_version: i32,
     function_alias: Option<String>,
     description: Option<String>,
+    #[schemars(extend("enum" = ["running", "success", "failed", "error"]))]
     status: &'static str,
     sync: bool,
     input: Option<String>,
@@ -126,8 +158,7 @@ fn word(status: ExecutionStatus) -> &'static str {
 
 async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "execution:get_all")?;
-    let keys = ["function_id", "status", "description", "project_id", "all_projects"];
-    let query = list_query(&request, &keys)?;
+    let query = list_query(&request, &FILTERS)?;
     let listing = Listing::of(&app.policy, &caller, &query, "execution:get_all:all_projects")?;
     let filters = Filters {
         function_id: filter(&query, "function_id"),
@@ -270,8 +301,6 @@ async fn enforce_on(app: &App, caller: &Caller, rule: &'static str, id: &Executi
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::model::Timestamp;
 

@@ -16,17 +16,21 @@ use actix_web::error::PayloadError;
 use actix_web::http::header;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::connection;
 use crate::api::App;
 use crate::api::extract::{Encoding, not_json, pairs, read_whole, too_large};
+use crate::api::openapi::SINCE;
+use crate::api::version::{LATEST, is_first};
 use crate::api::wire::{as_integer, invalid};
 use crate::error::{Error, Result};
 use crate::resource::functions::Input;
 use crate::storage::{self, PackageStore, Received};
 
 const TEXTS: [&str; 5] = ["runtime_id", "name", "description", "entry", "network"];
+/// Of these, what version 1.0 ignores as it does all that it does not know.
+const NEWER: [&str; 1] = ["network"];
 const NUMBERS: [(&str, &str); 3] = [("cpu", "cpu"), ("memory_size", "memory"), ("timeout", "timeout")];
 /// The client's way of naming a Swift object in an update, which cannot be read.
 const LOOSE: [&str; 2] = ["source", "swift"];
@@ -36,9 +40,41 @@ const PACKAGE: &str = "package";
 const MAX_PARTS: usize = 100;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
+/// The schema of the body in each of its encodings, for the description of the API.
+pub fn schemas(required: &[&str]) -> Vec<(&'static str, Value)> {
+    let schema = |is_json: bool, is_multipart: bool| {
+        let or_null = |kind: &str| if is_json { json!([kind, "null"]) } else { json!(kind) };
+        let mut properties = Map::new();
+        for name in TEXTS {
+            let mut schema = json!({"type": or_null("string")});
+            if NEWER.contains(&name) {
+                schema[SINCE] = LATEST.to_string().into();
+            }
+            properties.insert(name.to_owned(), schema);
+        }
+        for (name, _) in NUMBERS {
+            properties.insert(name.to_owned(), json!({"type": or_null("integer")}));
+        }
+        let code = "Where the code comes from: a JSON object, or text that holds one.";
+        let kinds = if is_json { json!(["object", "string"]) } else { json!("string") };
+        properties.insert("code".to_owned(), json!({"type": kinds, "description": code}));
+        if is_multipart {
+            let package =
+                json!({"type": "string", "contentMediaType": "application/zip", "format": "binary"});
+            properties.insert(PACKAGE.to_owned(), package);
+        }
+        json!({"type": "object", "properties": properties, "required": required})
+    };
+    vec![
+        ("multipart/form-data", schema(false, true)),
+        ("application/json", schema(true, false)),
+        ("application/x-www-form-urlencoded", schema(false, false)),
+    ]
+}
+
 /// Reads the body, whatever its encoding.
 pub async fn read(request: &HttpRequest, payload: &mut Payload, app: &App) -> Result<Input> {
-    let (fields, package) = match Encoding::of(request.headers()) {
+    let (mut fields, package) = match Encoding::of(request.headers()) {
         Encoding::Json => (json(&read_whole(payload, app.max_body_bytes).await?)?, None),
         Encoding::Form => {
             let body = read_whole(payload, app.max_body_bytes).await?;
@@ -51,6 +87,9 @@ pub async fn read(request: &HttpRequest, payload: &mut Payload, app: &App) -> Re
         }
         Encoding::Multipart => multipart(request, payload, app).await?,
     };
+    if is_first(request) {
+        NEWER.iter().for_each(|name| drop(fields.remove(*name)));
+    }
     let mut input = interpret(fields)?;
     input.package = package;
     Ok(input)
@@ -246,8 +285,6 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn interpret_json(value: Value) -> Result<Input, String> {

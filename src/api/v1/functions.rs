@@ -1,22 +1,26 @@
 //! `/v1/functions`
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use actix_web::body::SizedStream;
 use actix_web::dev::Payload;
+use actix_web::http::header::EntityTag;
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio_util::io::ReaderStream;
 
-use super::{Listing, Time, empty, function_form, list_query, page};
-use crate::api::App;
+use super::{Listing, PROJECTS, Time, empty, function_form, list_query, page};
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId, Query};
+use crate::api::openapi::Operation;
 use crate::api::route::at;
-use crate::api::wire::{Shape, integer, text_as_boolean};
+use crate::api::wire::{Shape, boolean, integer, text_as_boolean};
+use crate::api::{App, etag};
 use crate::error::Error;
 use crate::model::{Caller, FunctionId, FunctionStatus, NetworkAccess, function};
 use crate::policy::Target;
@@ -39,6 +43,44 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(at("/v1/functions/{id}/detach", vec![(Method::POST, web::to(detach))]));
 }
 
+pub fn operations() -> Vec<Operation> {
+    const ONE: &str = "/v1/functions/{id}";
+    let zip = || ("application/zip", json!({"type": "string", "contentMediaType": "application/zip"}));
+    vec![
+        Operation::get("/v1/functions", "list_functions", "List functions")
+            .filters(&PROJECTS)
+            .pages::<function::Entity>()
+            .lists::<FunctionView<CodeText>>("functions"),
+        Operation::post("/v1/functions", "create_function", "Create a function")
+            .takes_forms(function_form::schemas(&["code"]))
+            .shows::<FunctionView<Code>>(StatusCode::CREATED, "The function.")
+            .fails(&[404, 409]),
+        Operation::get(ONE, "show_function", "Show a function, or download its package")
+            .asks(boolean("download"), "Whether to send the package.")
+            .shows::<FunctionView<Code>>(StatusCode::OK, "The function, or its package.")
+            .or_sends(zip())
+            .fails(&[405]),
+        Operation::put(ONE, "update_function", "Change a function")
+            .takes_forms(function_form::schemas(&[]))
+            .shows::<FunctionView<Code>>(StatusCode::OK, "The function.")
+            .fails(&[409]),
+        Operation::delete(ONE, "delete_function", "Delete a function"),
+        Operation::get("/v1/functions/{id}/workers", "list_workers", "List the workers of a function")
+            .asks(integer("function_version", 0), "The version that they hold; 0 for the function itself.")
+            .lists::<WorkerView>("workers"),
+        Operation::post("/v1/functions/{id}/scale_up", "scale_up_function", "Start workers of a function")
+            .takes(&SCALE, &[])
+            .nothing(StatusCode::ACCEPTED, "They are being started.")
+            .fails(&[409]),
+        Operation::post("/v1/functions/{id}/scale_down", "scale_down_function", "Stop workers of a function")
+            .takes(&SCALE, &[])
+            .nothing(StatusCode::ACCEPTED, "They are being stopped.")
+            .fails(&[409]),
+        Operation::post("/v1/functions/{id}/detach", "detach_function", "Stop all workers of a function")
+            .nothing(StatusCode::ACCEPTED, "They are being stopped."),
+    ]
+}
+
 pub(super) const SCALE: Shape = Shape { argument: "scale", fields: &[integer("count", 1)] };
 
 #[derive(Debug, Deserialize)]
@@ -47,7 +89,8 @@ pub(super) struct ScaleBody {
 }
 
 /// Generic over `code`: text in lists, the object itself elsewhere.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Function{C}")]
 struct FunctionView<C> {
     id: String,
     name: Option<String>,
@@ -64,12 +107,71 @@ struct FunctionView<C> {
     created_at: Time,
     updated_at: Option<Time>,
     /// Whether `context['os_session']` is a session, and a sentence where it is not.
+    #[schemars(extend("x-since" = "1.1"))]
     os_session: bool,
+    #[schemars(extend("x-since" = "1.1"))]
     os_session_reason: Option<String>,
     /// `creating` while the image of an image function is looked for.
+    #[schemars(extend("x-since" = "1.1"))]
     status: FunctionStatus,
+    #[schemars(extend("x-since" = "1.1"))]
     status_reason: Option<String>,
+    #[schemars(extend("x-since" = "1.1"))]
     network: NetworkAccess,
+}
+
+/// What `code` is in an answer that shows one function, for its description.
+enum Code {}
+
+impl JsonSchema for Code {
+    fn schema_name() -> Cow<'static, str> {
+        "".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "properties": {
+                "source": {"type": "string", "enum": ["package", "swift", "image"]},
+                "md5sum": {"type": "string"},
+                "swift": {
+                    "type": "object",
+                    "properties": {"container": {"type": "string"}, "object": {"type": "string"}},
+                },
+                "image": {"type": "string"},
+            },
+            "required": ["source"],
+        })
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+/// What it is in a list: the same as text.
+enum CodeText {}
+
+impl JsonSchema for CodeText {
+    fn schema_name() -> Cow<'static, str> {
+        "InList".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "contentMediaType": "application/json"})
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Worker")]
+struct WorkerView<'a> {
+    function_id: &'a str,
+    function_version: i32,
+    worker_name: &'a str,
 }
 
 impl<C> FunctionView<C> {
@@ -114,7 +216,7 @@ impl FunctionView<Box<RawValue>> {
 
 async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "function:get_all")?;
-    let query = list_query(&request, &["all_projects", "project_id"])?;
+    let query = list_query(&request, &PROJECTS)?;
     let listing = Listing::of(&app.policy, &caller, &query, "function:get_all:all_projects")?;
     let rows = app.functions.list(&listing.scope, listing.project_id.as_ref(), &page(&query)?).await?;
     let views: Vec<_> = rows.into_iter().map(FunctionView::in_a_list).collect();
@@ -147,8 +249,12 @@ async fn show(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Resu
         return Ok(HttpResponse::Ok().json(FunctionView::alone(row)?));
     }
     enforce_on(&app, &caller, "function:get", &id).await?;
+    let digest = app.functions.get(&caller, &id).await?.package_digest;
+    if let Some(unchanged) = unchanged(&request, digest.as_deref()) {
+        return Ok(unchanged);
+    }
     match app.functions.open(&caller, &id).await {
-        Ok(content) => Ok(zip(id.as_str(), content)),
+        Ok(content) => Ok(zip(id.as_str(), content, digest.as_deref())),
         Err(Error::NotSupported(text)) => {
             Err(ApiError::MethodNotAllowed { text, allow: "PUT, DELETE".to_owned() })
         }
@@ -171,14 +277,27 @@ fn function_id(request: &HttpRequest) -> FunctionId {
     request.match_info().query("id").into()
 }
 
-/// A package, byte for byte: never compressed, since clients store what arrives.
-pub(super) fn zip(name: &str, content: Content) -> HttpResponse {
+/// A package, byte for byte: never compressed, since clients store what arrives. Its digest is its tag.
+pub(super) fn zip(name: &str, content: Content, digest: Option<&str>) -> HttpResponse {
     const CHUNK: usize = 64 << 10;
     let stream = ReaderStream::with_capacity(content.reader, CHUNK);
-    HttpResponse::Ok()
+    let mut response = HttpResponse::Ok();
+    if let Some(tag) = tag_of(digest) {
+        response.insert_header((header::ETAG, tag.to_string()));
+    }
+    response
         .content_type("application/zip")
         .insert_header((header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")))
         .body(SizedStream::new(content.bytes, stream))
+}
+
+fn tag_of(digest: Option<&str>) -> Option<EntityTag> {
+    digest.map(|digest| EntityTag::new_strong(digest.to_owned()))
+}
+
+/// The answer to who has the package of this digest already, so that it need not be opened.
+pub(super) fn unchanged(request: &HttpRequest, digest: Option<&str>) -> Option<HttpResponse> {
+    tag_of(digest).filter(|tag| etag::has(request, tag)).map(|tag| etag::unchanged(&tag))
 }
 
 async fn update(
@@ -233,9 +352,13 @@ async fn workers(
     };
     let views: Vec<_> = names
         .iter()
-        .map(|name| json!({"function_id": id, "function_version": version, "worker_name": name}))
+        .map(|name| WorkerView {
+            function_id: id.as_str(),
+            function_version: version,
+            worker_name: name.as_str(),
+        })
         .collect();
-    Ok(HttpResponse::Ok().json(json!({"workers": views})))
+    Ok(HttpResponse::Ok().json(BTreeMap::from([("workers", views)])))
 }
 
 async fn scale_up(

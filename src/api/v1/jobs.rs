@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Listing, Time, empty, list_query, page};
+use super::{Listing, PROJECTS, Time, empty, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId};
+use crate::api::openapi::Operation;
 use crate::api::route::at;
 use crate::api::wire::{Shape, ignored, integer, read_only, text, uuid};
 use crate::engine::target::Reference;
@@ -31,6 +33,26 @@ pub fn routes(config: &mut web::ServiceConfig) {
         ));
 }
 
+pub fn operations() -> Vec<Operation> {
+    const ONE: &str = "/v1/jobs/{id}";
+    vec![
+        Operation::get("/v1/jobs", "list_jobs", "List jobs")
+            .filters(&PROJECTS)
+            .pages::<job::Entity>()
+            .lists::<JobView>("jobs"),
+        Operation::post("/v1/jobs", "create_job", "Have a function run at times")
+            .takes(&NEW, &[])
+            .shows::<JobView>(StatusCode::CREATED, "The job.")
+            .fails(&[404, 409]),
+        Operation::get(ONE, "show_job", "Show a job").shows::<JobView>(StatusCode::OK, "The job."),
+        Operation::put(ONE, "update_job", "Change a job")
+            .takes(&CHANGE, &[])
+            .shows::<JobView>(StatusCode::OK, "The job.")
+            .fails(&[409]),
+        Operation::delete(ONE, "delete_job", "Delete a job"),
+    ]
+}
+
 const NEW: Shape = Shape {
     argument: "job",
     fields: &[
@@ -48,7 +70,7 @@ const NEW: Shape = Shape {
         read_only("project_id"),
         read_only("created_at"),
         read_only("updated_at"),
-        read_only("status_reason"),
+        read_only("status_reason").newer(),
     ],
 };
 
@@ -70,7 +92,7 @@ const CHANGE: Shape = Shape {
         read_only("project_id"),
         read_only("created_at"),
         read_only("updated_at"),
-        read_only("status_reason"),
+        read_only("status_reason").newer(),
     ],
 };
 
@@ -95,7 +117,8 @@ struct ChangeBody {
     next_execution_time: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Job")]
 struct JobView {
     id: String,
     name: Option<String>,
@@ -112,6 +135,7 @@ struct JobView {
     created_at: Time,
     updated_at: Option<Time>,
     /// Why the last instant ran nothing, or why the service cancelled the job.
+    #[schemars(extend("x-since" = "1.1"))]
     status_reason: Option<String>,
 }
 
@@ -139,7 +163,7 @@ impl From<job::Model> for JobView {
 
 async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "job:get_all")?;
-    let query = list_query(&request, &["all_projects", "project_id"])?;
+    let query = list_query(&request, &PROJECTS)?;
     let listing = Listing::of(&app.policy, &caller, &query, "job:get_all:all_projects")?;
     let rows = app.jobs.list(&listing.scope, listing.project_id.as_ref(), &page(&query)?).await?;
     let views: Vec<JobView> = rows.into_iter().map(JobView::from).collect();

@@ -13,12 +13,17 @@ mod versions;
 mod webhook_input;
 mod webhooks;
 
+use std::borrow::Cow;
+
 use actix_web::web;
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::extract::Query;
+use super::openapi::Operation;
+use super::version::is_first;
 use super::wire::invalid;
 use crate::db::{Filter, Listed, Page};
 use crate::error::Result;
@@ -39,6 +44,25 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .configure(quotas::routes);
 }
 
+/// What the routes are, for the description of the API.
+pub fn operations() -> Vec<Operation> {
+    [
+        discovery::operations(),
+        health::operations(),
+        runtimes::operations(),
+        functions::operations(),
+        versions::operations(),
+        aliases::operations(),
+        executions::operations(),
+        jobs::operations(),
+        webhooks::operations(),
+        quotas::operations(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
 /// A response without a body and without a content type.
 fn empty(status: StatusCode) -> HttpResponse {
     HttpResponse::build(status).finish()
@@ -53,6 +77,21 @@ impl Serialize for Time {
         serializer.collect_str(&self.0)
     }
 }
+
+impl JsonSchema for Time {
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "date-time"})
+    }
+}
+
+/// The conditions that `Listing` reads.
+const PROJECTS: [&str; 2] = ["all_projects", "project_id"];
+/// The keys that `page` reads.
+const PARTS: [&str; 3] = ["limit", "marker", "sort"];
 
 /// Which rows a list shows, as the query asks for.
 #[derive(Debug)]
@@ -80,7 +119,10 @@ impl Listing {
 
 /// The query of a list: its own keys, and those that say which part of it is wanted.
 fn list_query(request: &HttpRequest, keys: &[&str]) -> Result<Query> {
-    Query::of(request, &[keys, &["limit", "marker", "sort"]].concat())
+    if is_first(request) {
+        return Query::of(request, keys);
+    }
+    Query::of(request, &[keys, &PARTS].concat())
 }
 
 /// Reads `limit`, `marker` and `sort`; without any of them a list is whole.

@@ -1,13 +1,17 @@
 //! `/v1/quotas`: what a project may have, and what it has.
 
-use actix_web::http::Method;
+use std::collections::BTreeMap;
+
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::NoQuery;
-use crate::api::route::at;
+use crate::api::openapi::Operation;
+use crate::api::route::newer;
 use crate::error::Error;
 use crate::model::{Caller, ProjectId};
 use crate::policy::Target;
@@ -15,8 +19,35 @@ use crate::quota::Usage;
 
 pub fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(at("/v1/quotas", vec![(Method::GET, web::to(own))]))
-        .service(at("/v1/quotas/{project_id}", vec![(Method::GET, web::to(show))]));
+        .service(newer("/v1/quotas", vec![(Method::GET, web::to(own))]))
+        .service(newer("/v1/quotas/{project_id}", vec![(Method::GET, web::to(show))]));
+}
+
+pub fn operations() -> Vec<Operation> {
+    vec![
+        Operation::get("/v1/quotas", "show_own_quotas", "Show the quotas of the own project")
+            .shows::<QuotasView>(StatusCode::OK, "What the project may have, and what it has.")
+            .newer(),
+        Operation::get("/v1/quotas/{project_id}", "show_quotas", "Show the quotas of any project")
+            .shows::<QuotasView>(StatusCode::OK, "What the project may have, and what it has.")
+            .newer(),
+    ]
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Quotas")]
+struct QuotasView {
+    project_id: String,
+    /// By resource.
+    quotas: BTreeMap<&'static str, QuotaView>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Quota")]
+struct QuotaView {
+    /// -1 is without a limit, as in other services.
+    limit: i64,
+    used: u64,
 }
 
 /// `GET /v1/quotas`: of the caller's project.
@@ -49,20 +80,19 @@ async fn answer(app: &App, project: &ProjectId) -> Result<HttpResponse, ApiError
     Ok(HttpResponse::Ok().json(view(project, &usage)))
 }
 
-/// -1 is without a limit, as in other services.
-fn view(project: &ProjectId, usage: &[Usage]) -> Value {
-    let quotas: Map<String, Value> = usage
-        .iter()
-        .map(|usage| {
-            let limit = usage.limit.map_or(json!(-1), |limit| json!(limit));
-            (usage.resource.name().to_owned(), json!({"limit": limit, "used": usage.used}))
-        })
-        .collect();
-    json!({"project_id": project, "quotas": quotas})
+fn view(project: &ProjectId, usage: &[Usage]) -> QuotasView {
+    let quota = |usage: &Usage| QuotaView {
+        limit: usage.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX)),
+        used: usage.used,
+    };
+    let quotas = usage.iter().map(|usage| (usage.resource.name(), quota(usage))).collect();
+    QuotasView { project_id: project.to_string(), quotas }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::quota::Resource;
 
@@ -73,7 +103,7 @@ mod tests {
             Usage { resource: Resource::PackageBytes, limit: Some(50 << 30), used: 0 },
         ];
         assert_eq!(
-            view(&"p".into(), &usage),
+            serde_json::to_value(view(&"p".into(), &usage)).unwrap(),
             json!({"project_id": "p", "quotas": {
                 "jobs": {"limit": -1, "used": 3},
                 "package_bytes": {"limit": 53_687_091_200_u64, "used": 0},

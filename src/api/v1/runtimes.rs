@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::{Time, connection, empty, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId};
+use crate::api::openapi::Operation;
 use crate::api::route::at;
 use crate::api::wire::{Shape, boolean, ignored, read_only, text};
 use crate::error::Error;
@@ -32,6 +33,27 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(at("/v1/runtimes/{id}/pool", vec![(Method::GET, web::to(pool))]));
 }
 
+pub fn operations() -> Vec<Operation> {
+    const ONE: &str = "/v1/runtimes/{id}";
+    vec![
+        Operation::get("/v1/runtimes", "list_runtimes", "List runtimes")
+            .pages::<runtime::Entity>()
+            .lists::<RuntimeView>("runtimes"),
+        Operation::post("/v1/runtimes", "create_runtime", "Register a runtime")
+            .takes(&SHAPE, &["image"])
+            .shows::<RuntimeView>(StatusCode::CREATED, "The runtime, which is being looked at."),
+        Operation::get(ONE, "show_runtime", "Show a runtime")
+            .shows::<RuntimeView>(StatusCode::OK, "The runtime."),
+        Operation::put(ONE, "update_runtime", "Change a runtime")
+            .takes(&SHAPE, &[])
+            .shows::<RuntimeView>(StatusCode::OK, "The runtime.")
+            .fails(&[409]),
+        Operation::delete(ONE, "delete_runtime", "Delete a runtime"),
+        Operation::get("/v1/runtimes/{id}/pool", "show_pool", "Count the workers of a runtime")
+            .shows::<PoolView>(StatusCode::OK, "The numbers of workers."),
+    ]
+}
+
 const SHAPE: Shape = Shape {
     argument: "runtime",
     fields: &[
@@ -41,7 +63,7 @@ const SHAPE: Shape = Shape {
         text("description"),
         boolean("is_public"),
         boolean("trusted"),
-        text("network"),
+        text("network").newer(),
         read_only("status"),
         read_only("project_id"),
         read_only("created_at"),
@@ -59,7 +81,8 @@ struct RuntimeBody {
     network: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Runtime")]
 struct RuntimeView {
     id: String,
     name: Option<String>,
@@ -72,8 +95,25 @@ struct RuntimeView {
     created_at: Time,
     updated_at: Option<Time>,
     /// Why the status is `error`. Not one of Qinling's, and behind those that are.
+    #[schemars(extend("x-since" = "1.1"))]
     status_reason: Option<String>,
+    #[schemars(extend("x-since" = "1.1"))]
     network: NetworkAccess,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Pool")]
+struct PoolView {
+    /// The runtime's id.
+    name: String,
+    capacity: Capacity,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Capacity {
+    total: u32,
+    /// Those that are bound to no function.
+    available: u32,
 }
 
 impl From<runtime::Model> for RuntimeView {
@@ -167,8 +207,8 @@ async fn pool(caller: Caller, app: web::Data<App>, _: NoQuery, id: PathId) -> Re
     }
     let pool = app.engine.pool(&id.0.as_str().into()).await?;
     let pool = pool.ok_or(Error::NotFound { what: "Runtime", key: String::new() })?;
-    let capacity = json!({"total": pool.total, "available": pool.available});
-    Ok(HttpResponse::Ok().json(json!({"name": id.0, "capacity": capacity})))
+    let capacity = Capacity { total: pool.total, available: pool.available };
+    Ok(HttpResponse::Ok().json(PoolView { name: id.0, capacity }))
 }
 
 /// Asks the policy about the runtime itself: a public one may be another project's.

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::functions::{SCALE, ScaleBody, zip};
+use super::functions::{SCALE, ScaleBody, unchanged, zip};
 use super::{Time, empty, list_query, page};
 use crate::api::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Body, NoQuery, PathId, Query};
+use crate::api::openapi::Operation;
 use crate::api::route::at;
-use crate::api::wire::{Shape, as_integer, ignored, integer, read_only, text, text_as_boolean};
+use crate::api::wire::{Shape, as_integer, boolean, ignored, integer, read_only, text, text_as_boolean};
 use crate::engine::target::Target;
 use crate::error::Result;
 use crate::model::{Caller, NetworkAccess, version};
@@ -35,6 +37,39 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(at("/v1/functions/{id}/versions/{version}/detach", vec![(Method::POST, detach)]));
 }
 
+pub fn operations() -> Vec<Operation> {
+    const ALL: &str = "/v1/functions/{id}/versions";
+    const ONE: &str = "/v1/functions/{id}/versions/{version}";
+    const SCALE_UP: &str = "/v1/functions/{id}/versions/{version}/scale_up";
+    const SCALE_DOWN: &str = "/v1/functions/{id}/versions/{version}/scale_down";
+    const DETACH: &str = "/v1/functions/{id}/versions/{version}/detach";
+    let zip = ("application/zip", json!({"type": "string", "contentMediaType": "application/zip"}));
+    vec![
+        Operation::get(ALL, "list_versions", "List the versions of a function")
+            .pages::<version::Entity>()
+            .lists::<VersionView>("function_versions"),
+        Operation::post(ALL, "create_version", "Keep what a function is now")
+            .takes(&SHAPE, &[])
+            .shows::<VersionView>(StatusCode::CREATED, "The version.")
+            .fails(&[409]),
+        Operation::get(ONE, "show_version", "Show a version, or download its package")
+            .asks(boolean("download"), "Whether to send the package.")
+            .shows::<VersionView>(StatusCode::OK, "The version, or its package.")
+            .or_sends(zip),
+        Operation::delete(ONE, "delete_version", "Delete a version"),
+        Operation::post(SCALE_UP, "scale_up_version", "Start workers of a version")
+            .takes(&SCALE, &[])
+            .nothing(StatusCode::ACCEPTED, "They are being started.")
+            .fails(&[409]),
+        Operation::post(SCALE_DOWN, "scale_down_version", "Stop workers of a version")
+            .takes(&SCALE, &[])
+            .nothing(StatusCode::ACCEPTED, "They are being stopped.")
+            .fails(&[409]),
+        Operation::post(DETACH, "detach_version", "Stop all workers of a version")
+            .nothing(StatusCode::ACCEPTED, "They are being stopped."),
+    ]
+}
+
 const SHAPE: Shape = Shape {
     argument: "body",
     fields: &[
@@ -54,7 +89,8 @@ struct VersionBody {
     description: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "FunctionVersion")]
 struct VersionView {
     id: String,
     description: Option<String>,
@@ -65,14 +101,22 @@ struct VersionView {
     created_at: Time,
     updated_at: Option<Time>,
     /// What the version keeps of its function.
+    #[schemars(extend("x-since" = "1.1"))]
     entry: Option<String>,
+    #[schemars(extend("x-since" = "1.1"))]
     cpu: i32,
+    #[schemars(extend("x-since" = "1.1"))]
     memory_size: i64,
+    #[schemars(extend("x-since" = "1.1"))]
     timeout: i32,
+    #[schemars(extend("x-since" = "1.1"))]
     runtime_id: Option<String>,
     /// Whether `context['os_session']` is a session, and a sentence where it is not.
+    #[schemars(extend("x-since" = "1.1"))]
     os_session: bool,
+    #[schemars(extend("x-since" = "1.1"))]
     os_session_reason: Option<String>,
+    #[schemars(extend("x-since" = "1.1"))]
     network: NetworkAccess,
 }
 
@@ -152,8 +196,12 @@ async fn show(
     if !download {
         return Ok(HttpResponse::Ok().json(VersionView::from(row)));
     }
+    let digest = row.package_digest.as_deref();
+    if let Some(unchanged) = unchanged(&request, digest) {
+        return Ok(unchanged);
+    }
     let name = format!("{}_{}", row.function_id, row.version_number);
-    Ok(zip(&name, app.versions.open(&row).await?))
+    Ok(zip(&name, app.versions.open(&row).await?, digest))
 }
 
 /// `DELETE /v1/functions/{id}/versions/{version}`: for the function's own project, as creation is.

@@ -7,17 +7,19 @@ use actix_web::http::header::HeaderMap;
 use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, web};
 use hmac::{Hmac, KeyInit, Mac};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::{Listing, Time, empty, list_query, page, webhook_input};
+use super::{Listing, PROJECTS, Time, empty, list_query, page, webhook_input};
 use crate::api::App;
 use crate::api::audit::Subject;
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, Entry, code};
 use crate::api::extract::{Body, NoQuery, PathId, read_whole};
-use crate::api::middleware::RequestId;
-use crate::api::route::{at, unknown};
+use crate::api::middleware::{OwnId, RequestId};
+use crate::api::openapi::Operation;
+use crate::api::route::{at, newer, unknown};
 use crate::api::wire::{Shape, boolean, ignored, integer, read_only, text, uuid};
 use crate::model::{Caller, ExecutionStatus, Reason, WebhookId, WebhookMode, execution, webhook};
 use crate::policy::Target;
@@ -34,11 +36,47 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 (Method::DELETE, web::to(delete)),
             ],
         ))
-        .service(at("/v1/webhooks/{id}/rotate", vec![(Method::POST, web::to(rotate))]))
+        .service(newer("/v1/webhooks/{id}/rotate", vec![(Method::POST, web::to(rotate))]))
         .service(
             at("/v1/webhooks/{key}/invoke", vec![(Method::POST, web::to(invoke))])
                 .default_service(web::to(unknown)),
         );
+}
+
+pub fn operations() -> Vec<Operation> {
+    const ONE: &str = "/v1/webhooks/{id}";
+    let any = || json!({"type": "object"});
+    vec![
+        Operation::get("/v1/webhooks", "list_webhooks", "List webhooks")
+            .filters(&PROJECTS)
+            .pages::<webhook::Entity>()
+            .lists::<WebhookView>("webhooks"),
+        Operation::post("/v1/webhooks", "create_webhook", "Give a function a URL")
+            .takes(&SHAPE, &[])
+            .shows::<WebhookView>(StatusCode::CREATED, "The webhook.")
+            .fails(&[404, 409]),
+        Operation::get(ONE, "show_webhook", "Show a webhook")
+            .shows::<WebhookView>(StatusCode::OK, "The webhook."),
+        Operation::put(ONE, "update_webhook", "Change a webhook")
+            .takes(&SHAPE, &[])
+            .shows::<WebhookView>(StatusCode::OK, "The webhook.")
+            .fails(&[409]),
+        Operation::post("/v1/webhooks/{id}/rotate", "rotate_webhook", "Give a webhook another URL")
+            .newer()
+            .shows::<WebhookView>(StatusCode::OK, "The webhook."),
+        Operation::delete(ONE, "delete_webhook", "Delete a webhook"),
+        Operation::post("/v1/webhooks/{key}/invoke", "invoke_webhook", "Run the function of a webhook")
+            .takes_forms(vec![
+                ("application/json", any()),
+                ("application/x-www-form-urlencoded", any()),
+                ("multipart/form-data", any()),
+            ])
+            .shows::<Accepted>(StatusCode::ACCEPTED, "The execution is accepted.")
+            .shows::<Ended>(StatusCode::OK, "It has ended, where the webhook is synchronous.")
+            .shows::<Ended>(StatusCode::BAD_GATEWAY, "The function failed.")
+            .shows::<Ended>(StatusCode::GATEWAY_TIMEOUT, "The function took too long.")
+            .fails(&[401, 403, 409, 429]),
+    ]
 }
 
 const SHAPE: Shape = Shape {
@@ -53,10 +91,10 @@ const SHAPE: Shape = Shape {
         read_only("created_at"),
         read_only("updated_at"),
         read_only("webhook_url"),
-        text("mode"),
-        boolean("is_public"),
-        text("secret"),
-        read_only("has_secret"),
+        text("mode").newer(),
+        boolean("is_public").newer(),
+        text("secret").newer(),
+        read_only("has_secret").newer(),
     ],
 };
 
@@ -85,7 +123,8 @@ impl From<WebhookBody> for Fields {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Webhook")]
 struct WebhookView {
     id: String,
     function_id: Option<String>,
@@ -96,9 +135,12 @@ struct WebhookView {
     created_at: Time,
     updated_at: Option<Time>,
     webhook_url: String,
+    #[schemars(extend("x-since" = "1.1"))]
     mode: WebhookMode,
+    #[schemars(extend("x-since" = "1.1"))]
     is_public: bool,
     /// The secret itself is never shown.
+    #[schemars(extend("x-since" = "1.1"))]
     has_secret: bool,
 }
 
@@ -124,7 +166,7 @@ impl WebhookView {
 
 async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "webhook:get_all")?;
-    let query = list_query(&request, &["all_projects", "project_id"])?;
+    let query = list_query(&request, &PROJECTS)?;
     let listing = Listing::of(&app.policy, &caller, &query, "webhook:get_all:all_projects")?;
     let rows = app.webhooks.list(&listing.scope, listing.project_id.as_ref(), &page(&query)?).await?;
     let endpoint = app.endpoint.url(&request).await;
@@ -234,8 +276,8 @@ async fn invoke(
     let mode = webhook.mode;
     let row = app.webhooks.invoke(webhook, input, request_id).await?;
     Ok(match mode {
-        WebhookMode::Async => HttpResponse::Accepted().json(json!({"execution_id": row.id})),
-        WebhookMode::Sync => ended(&row),
+        WebhookMode::Async => HttpResponse::Accepted().json(Accepted { execution_id: row.id.as_str() }),
+        WebhookMode::Sync => ended(&row, &request),
     })
 }
 
@@ -259,13 +301,38 @@ fn verify(secret: &str, headers: &HeaderMap, body: &[u8]) -> Result<(), ApiError
     mac.verify_slice(&code).map_err(|_| wrong)
 }
 
+#[derive(Serialize, JsonSchema)]
+struct Accepted<'a> {
+    execution_id: &'a str,
+}
+
+/// How a run went. Where it went wrong, also what every error has.
+#[derive(Serialize, JsonSchema)]
+struct Ended<'a> {
+    execution_id: &'a str,
+    #[schemars(extend("enum" = ["success", "failed", "error"]))]
+    status: &'static str,
+    /// What the function returned.
+    output: Option<Value>,
+    #[serde(flatten)]
+    fault: Option<Fault<'a>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Fault<'a> {
+    faultcode: &'static str,
+    faultstring: &'static str,
+    debuginfo: Option<&'static str>,
+    errors: [Entry<'a>; 1],
+}
+
 /// How a run went, to who waited for it. The body is the same, the status tells: 200, 504 where the
 /// function took too long, 502 where it failed, and 503 where it could not be run.
-fn ended(row: &execution::Model) -> HttpResponse {
+fn ended(row: &execution::Model, request: &HttpRequest) -> HttpResponse {
     let output = row.result.as_deref().and_then(|result| serde_json::from_str::<Value>(result).ok());
     let output = output.and_then(|mut result| result.get_mut("output").map(Value::take));
     let timed_out = row.reason.as_deref() == Some(Reason::Timeout.as_str());
-    let (status, word, fault) = match row.status {
+    let (code, word, fault) = match row.status {
         ExecutionStatus::Success => (StatusCode::OK, "success", None),
         ExecutionStatus::Failed if timed_out => {
             (StatusCode::GATEWAY_TIMEOUT, "failed", Some("The function took too long."))
@@ -277,20 +344,23 @@ fn ended(row: &execution::Model) -> HttpResponse {
             (StatusCode::SERVICE_UNAVAILABLE, "error", Some("The function could not be run."))
         }
     };
-    let mut body = json!({"execution_id": row.id, "status": word, "output": output});
-    if let Some(fault) = fault {
-        // As in every error.
-        body["faultcode"] = json!("Server");
-        body["faultstring"] = json!(fault);
-        body["debuginfo"] = Value::Null;
-    }
-    HttpResponse::build(status).json(body)
+    let own = request.extensions();
+    let request_id = own.get::<OwnId>().map(|id| id.0.as_str());
+    let fault = fault.map(|detail| Fault {
+        faultcode: "Server",
+        faultstring: detail,
+        debuginfo: None,
+        errors: [Entry::new(request_id, self::code(detail.trim_end_matches('.')), code, detail)],
+    });
+    let body = Ended { execution_id: row.id.as_str(), status: word, output, fault };
+    HttpResponse::build(code).json(body)
 }
 
 #[cfg(test)]
 mod tests {
     use actix_web::body::to_bytes;
     use actix_web::http::header::{HeaderName, HeaderValue};
+    use actix_web::test::TestRequest;
 
     use super::*;
     use crate::db::testing;
@@ -350,7 +420,7 @@ mod tests {
     async fn a_caller_who_waits_is_told_how_it_went() {
         use ExecutionStatus::{Cancelled, Error, Failed, Success};
         for (status, reason, code, word) in [
-            (Success, None, 200, "success"),
+            (Success, None, 200_u16, "success"),
             (Failed, Some("raised"), 502, "failed"),
             (Failed, Some("timeout"), 504, "failed"),
             (Cancelled, Some("cancelled"), 502, "failed"),
@@ -361,12 +431,14 @@ mod tests {
                 result: Some(r#"{"output": {"a": 1}, "duration": 1.0}"#.to_owned()),
                 ..testing::execution(status)
             };
-            let response = ended(&row);
+            let response = ended(&row, &TestRequest::default().to_http_request());
             assert_eq!(response.status(), code, "{status:?}");
             let body: Value = serde_json::from_slice(&to_bytes(response.into_body()).await.unwrap()).unwrap();
             assert_eq!((&body["execution_id"], &body["status"]), (&json!(row.id), &json!(word)));
             assert_eq!(body["output"], json!({"a": 1}));
             assert_eq!(body["faultstring"].is_string(), code != 200, "{body}");
+            let listed = body["errors"][0]["status"].as_u64();
+            assert_eq!(listed, (code != 200).then_some(u64::from(code)));
         }
     }
 }
