@@ -389,6 +389,19 @@ mod tests {
     }
 
     #[test]
+    fn keystones_limits_need_a_keystone() {
+        let unified = |c: &mut Config| c.quotas.driver = QuotaDriver::UnifiedLimits;
+        assert_eq!(
+            trouble(unified),
+            "[quotas] driver = unified_limits: Keystone's limits need [api] auth_strategy = keystone; expected config"
+        );
+        assert_eq!(
+            trouble(|c| c.quotas.cache_time = Duration::ZERO),
+            "[quotas] cache_time = 0s: expected more than nothing"
+        );
+    }
+
+    #[test]
     fn every_spelling_of_a_database_is_taken() {
         for url in [
             "sqlite:////var/lib/taibai.sqlite",

@@ -1,6 +1,6 @@
 //! What a project has of what is limited.
 
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, OnConflict, Query, UnionType};
+use sea_orm::sea_query::{Alias, Asterisk, Expr, ExprTrait, Func, OnConflict, Query, UnionType};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, Select,
 };
@@ -36,23 +36,23 @@ pub async fn used(db: &impl ConnectionTrait, project: &ProjectId, resource: Reso
     let used = match resource {
         Resource::Functions => {
             let of_project = function::Entity::find().filter(function::Column::ProjectId.eq(project.clone()));
-            count(db, of_project, function::Column::Id).await?
+            count(db, of_project).await?
         }
         Resource::FunctionVersions => {
             let of_project = version::Entity::find().filter(version::Column::ProjectId.eq(project.clone()));
-            count(db, of_project, version::Column::Id).await?
+            count(db, of_project).await?
         }
         Resource::FunctionAliases => {
             let of_project = alias::Entity::find().filter(alias::Column::ProjectId.eq(project.clone()));
-            count(db, of_project, alias::Column::Id).await?
+            count(db, of_project).await?
         }
         Resource::Jobs => {
             let of_project = job::Entity::find().filter(job::Column::ProjectId.eq(project.clone()));
-            count(db, of_project.filter(job::Column::Status.is_not_in(OVER)), job::Column::Id).await?
+            count(db, of_project.filter(job::Column::Status.is_not_in(OVER))).await?
         }
         Resource::Webhooks => {
             let of_project = webhook::Entity::find().filter(webhook::Column::ProjectId.eq(project.clone()));
-            count(db, of_project, webhook::Column::Id).await?
+            count(db, of_project).await?
         }
         Resource::ConcurrentExecutions => {
             let live = [ExecutionStatus::Pending, ExecutionStatus::Running];
@@ -60,20 +60,18 @@ pub async fn used(db: &impl ConnectionTrait, project: &ProjectId, resource: Reso
                 .filter(execution::Column::ProjectId.eq(project.clone()))
                 .filter(execution::Column::Status.is_in(live))
                 .filter(execution::Column::Sync.eq(false));
-            count(db, queued, execution::Column::Id).await?
+            count(db, queued).await?
         }
         Resource::PackageBytes => package_bytes(db, project).await?,
     };
     Ok(u64::try_from(used).unwrap_or(0))
 }
 
-async fn count<E: EntityTrait>(
-    db: &impl ConnectionTrait,
-    rows: Select<E>,
-    column: impl ColumnTrait,
-) -> Result<i64> {
+/// Rows and not values, so that an index that has the condition is enough.
+async fn count<E: EntityTrait>(db: &impl ConnectionTrait, rows: Select<E>) -> Result<i64> {
+    let all = Expr::col(Asterisk).count();
     let count: Option<i64> =
-        rows.select_only().column_as(column.count(), "rows_of_project").into_tuple().one(db).await?;
+        rows.select_only().column_as(all, "rows_of_project").into_tuple().one(db).await?;
     Ok(count.unwrap_or(0))
 }
 

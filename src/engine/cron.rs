@@ -151,6 +151,7 @@ async fn fire(
     if let Some(queue) = queue {
         db::quotas::hold(&tx, &job.project_id).await?;
         let queued = db::quotas::used(&tx, &job.project_id, Resource::ConcurrentExecutions).await?;
+        queue.note(queued + 1);
         if let Err(excess) = queue.check(queued) {
             tx.rollback().await?;
             return match let_go(config, job, &step, now, false, &Error::from(excess).to_string()) {

@@ -355,10 +355,8 @@ async fn resolve(db: &Db, items: &[Item], done: db::Result<Vec<Done>>) -> db::Re
     };
     for (item, done) in items.iter().zip(&mut done) {
         match (item, &done) {
-            (Item::Insert { row, .. }, Done::OverQuota(_)) => {
-                if find(db, &row.id).await?.is_some() {
-                    *done = Done::Inserted;
-                }
+            (Item::Insert { row, .. }, Done::OverQuota(_)) if find(db, &row.id).await?.is_some() => {
+                *done = Done::Inserted;
             }
             (Item::Claim { claim, .. }, Done::Claimed(None)) => {
                 let epoch = claim.epoch_from + 1;

@@ -135,7 +135,7 @@ async fn calls_are_counted_here_and_what_is_queued_where_the_limit_is_near() {
     }
     let first = quotas.enter(&db, &project).await.unwrap();
     let second = quotas.enter(&db, &project).await.unwrap();
-    assert_eq!(quotas.enter(&db, &"third".into()).await.map(|share| share.is_some()).unwrap(), true);
+    quotas.enter(&db, &"third".into()).await.unwrap();
     // Nobody looked at what is queued so far.
     let third = quotas.enter(&db, &project).await.unwrap();
     let refused = quotas.enter(&db, &project).await.unwrap_err();
@@ -181,4 +181,19 @@ fn limits_are_registered_in_numbers_that_keystone_takes() {
     assert_eq!(registered["package_mebibytes"], 3);
     assert_eq!(registered["webhooks"], 1000);
     assert_eq!(registered.len(), Resource::ALL.len());
+}
+
+#[test]
+fn a_limit_is_written_as_a_number_with_or_without_a_unit_or_as_none() {
+    let read = |text: &str| {
+        let section = serde_json::json!({"package_bytes": text});
+        serde_json::from_value::<config::Quotas>(section).map(|quotas| quotas.package_bytes)
+    };
+    for (text, limit) in [("5", 5), ("2GiB", 2 << 30), ("0", 0), ("-1", -1)] {
+        assert_eq!(read(text).unwrap(), limit, "{text}");
+    }
+    for text in ["", "-2", "many", "1.5", "99999999999999999999"] {
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains("or -1 for none"), "{text}: {error}");
+    }
 }

@@ -214,7 +214,8 @@ impl Cloud {
     pub async fn set_limit(&self, service: &str, region: &str, project: &str, name: &str, limit: i64) {
         let query = format!("limits?service_id={service}&project_id={project}");
         let found = self.admin_ask("GET", &query, None).await;
-        match found["limits"].as_array().unwrap().first() {
+        let mut all = found["limits"].as_array().unwrap().iter();
+        match all.find(|one| one["resource_name"] == name) {
             Some(found) => {
                 let path = format!("limits/{}", found["id"].as_str().unwrap());
                 let body = json!({"limit": {"resource_limit": limit}});

@@ -163,8 +163,7 @@ async fn limits_are_registered_once_and_count_for_projects_until_they_are_taken_
     cloud.set_limit(&service, &name, &demo, "functions", 2).await;
 
     let config = |driver| {
-        let mut config = taibai::config::Config::default();
-        config.keystone_authtoken = section.clone();
+        let mut config = taibai::config::Config { keystone_authtoken: section.clone(), ..Default::default() };
         config.quotas.driver = driver;
         config.quotas.cache_time = std::time::Duration::from_secs(1);
         config

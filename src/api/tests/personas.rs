@@ -226,13 +226,14 @@ async fn every_route_answers_everybody_as_the_table_says() {
     listed.sort();
     assert_eq!(routes, listed, "left: the routes that there are; right: those of the table");
 
+    let others = Things::of(&site, "other").await;
     let mut wrong = Vec::new();
     for (method, path, body, own, foreign) in TABLE_OF_ANSWERS {
         assert_eq!(foreign.is_empty(), !path.contains('{') && !body.contains("ID"), "{method} {path}");
         for (project, answers) in [("demo", own), ("other", foreign)] {
+            let mut things = Things::of(&site, project).await;
             let answers = answers.split_whitespace().map(|answer| answer.parse::<u16>().unwrap());
             for ((who, ..), expected) in PERSONAS.iter().zip(answers) {
-                let (things, others) = (Things::of(&site, project).await, Things::of(&site, "other").await);
                 let mut request =
                     TestRequest::with_uri(&things.named_in(path)).method(method.parse().unwrap());
                 if *who != "nobody" {
@@ -252,6 +253,10 @@ async fn every_route_answers_everybody_as_the_table_says() {
                 if answer.status == 404 && *who != "nobody" && expected == 404 {
                     // As if there were none, in the same words.
                     assert!(text.contains("not found"), "{method} {path} of {project}, {who}: {text}");
+                }
+                if (200..300).contains(&answer.status) && *method != "GET" {
+                    // It is not as it was.
+                    things = Things::of(&site, project).await;
                 }
                 let leaks = others.ids().into_iter().find(|id| text.contains(id));
                 assert_eq!(leaks, None, "{method} {path} of {project}, {who}");
