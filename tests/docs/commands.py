@@ -28,7 +28,7 @@ VARIES = [
     (re.compile(r"-{3,}"), "---"),
     (re.compile(r"[ \t]+"), " "),
     # JSON is written with and without spaces.
-    (re.compile(r'(?<=[:,]) (?=["\[{\d])'), ""),
+    (re.compile(r'(?<=[:,]) (?=["\[{\d…])'), ""),
 ]
 
 
