@@ -27,6 +27,8 @@ VARIES = [
     # Columns are as wide as what is in them.
     (re.compile(r"-{3,}"), "---"),
     (re.compile(r"[ \t]+"), " "),
+    # JSON is written with and without spaces.
+    (re.compile(r'(?<=[:,]) (?=["\[{\d…])'), ""),
 ]
 
 
