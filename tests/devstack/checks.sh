@@ -161,6 +161,7 @@ check_messages() {
     refuses "and so is a supervisor that is not beside it" "$home/taibai-supervisor is not there" \
         TAIBAI_BINARY="$(install -m 755 /dev/null "$home/taibai" && printf '%s' "$home/taibai")"
     expect "the plugin calls nothing that DevStack has not" no_complaints
+    HARNESS=
 }
 
 # complains NAME COMMAND...: the harness refuses a call.
@@ -176,6 +177,7 @@ complains() {
 # That the harness can fail.
 check_harness() {
     say "==> the harness itself"
+    new_devstack harness mysql
     complains "a function that DevStack has not" get_or_create_everything taibai
     complains "too few arguments" get_or_create_service taibai function-engine
     complains "too many arguments" recreate_database taibai utf8
@@ -184,6 +186,7 @@ check_harness() {
     complains "a unit without an absolute path" run_process taibai-api taibai
     complains "a unit with shell syntax" "run_process taibai-api '/bin/sleep 1 >/dev/null'"
     complains "a module that Apache has not" enable_apache_mod functions
+    HARNESS=
 }
 
 # --- what Apache tells the service ---------------------------------------------------------------
@@ -251,6 +254,7 @@ print(told["path"], *(told.get(f"x-forwarded-{name}", "-") for name in ("proto",
     expect "a path that only begins alike is not served" same \
         "$(curl --silent --noproxy '*' --output /dev/null --write-out '%{http_code}' "http://127.0.0.1:$port/function-engines")" 404
     in_devstack _stop_apache
+    HARNESS=
     kill "$echo_pid"
     wait "$echo_pid" 2>/dev/null || true
 }
@@ -274,6 +278,7 @@ check_client() {
     export HARNESS=$DIRECTORY/client
     expect "which has the commands of functions" contains \
         "$("$(setting TAIBAI_CLIENT)" function execution create --help 2>&1)" "--function"
+    HARNESS=
 }
 
 # --- what there is -------------------------------------------------------------------------------
@@ -458,7 +463,7 @@ keep_logs() {
     done
 }
 
-# unstack [DATABASE]: takes $HARNESS down; of what has come up it looks at all that may stay.
+# unstack [DATABASE]: takes $HARNESS down, which is empty then; of what has come up it looks at all that may stay.
 unstack() {
     local database=${1:-}
     keep_logs
@@ -474,4 +479,5 @@ unstack() {
         "$DEVSTACK/clean.sh" >"$LOG_DIR/devstack-down.log" 2>&1 || true
     fi
     in_devstack _stop_apache
+    HARNESS=
 }
