@@ -2,6 +2,7 @@
 //! ids, on a port that was free.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -135,6 +136,8 @@ impl Home {
         }
         let path = self.path().join("taibai.conf");
         std::fs::write(&path, text).unwrap();
+        // The database's URL has a password where it is a server's.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         path
     }
 
