@@ -1,7 +1,7 @@
 use serde_json::json;
 use taibai::config::KeystoneAuthtoken;
 use taibai::model::{Interface, Token};
-use taibai::openstack::Error;
+use taibai::openstack::{self, Error};
 
 use crate::cloud::{Cloud, eventually, ours};
 
@@ -84,6 +84,25 @@ async fn nothing_is_said_of_a_token_while_keystone_does_not_answer() {
     assert!(matches!(ours.keystone.validate(&token, None).await, Err(Error::Unavailable { .. })));
     way.mend().await;
     ours.keystone.validate(&token, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_carries_the_id_of_the_request_that_it_is_made_for() {
+    const ID: &str = "req-33333333-2222-4333-8444-555555555555";
+    let cloud = Cloud::open();
+    let token = cloud.token("demo").await;
+    let way = cloud.way().await;
+    let ours = ours(&way.section(&cloud));
+    openstack::on_behalf_of(ID.into(), ours.keystone.validate(&token, None)).await.unwrap();
+    // For the service's own token, and for what is asked of the caller's.
+    assert_eq!((ours.calls("issue"), ours.calls("validate")), (1, 1));
+    assert_eq!(way.seen().matches(&format!("x-openstack-request-id: {ID}")).count(), 2);
+    ours.keystone.validate(&token, None).await.unwrap();
+    assert_eq!(
+        way.seen().matches("x-openstack-request-id: req-").count(),
+        2,
+        "the next request's is another"
+    );
 }
 
 #[tokio::test]

@@ -250,7 +250,7 @@ fn require_no_newer(schema: &mut Value) {
         .filter(|(_, field)| field.get(SINCE).is_some())
         .map(|(name, _)| Value::from(name.as_str()))
         .collect();
-    if let Some(required) = schema["required"].as_array_mut() {
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
         required.retain(|name| !newer.contains(name));
     }
 }

@@ -274,7 +274,7 @@ pub fn object(shape: &Shape, required: &[&str]) -> Value {
                 schema[SINCE] = "1.1".into();
             }
             if required.contains(&field.name)
-                && let Some(types) = schema["type"].as_array_mut()
+                && let Some(types) = schema.get_mut("type").and_then(Value::as_array_mut)
             {
                 types.retain(|kind| kind != "null");
             }

@@ -60,6 +60,21 @@ fn references_lead_somewhere_and_names_are_used_once() {
     assert_eq!(ids.len(), all.len());
 }
 
+#[test]
+fn nothing_is_null() {
+    fn walk(value: &Value, place: &str) {
+        match value {
+            Value::Null => panic!("{place} is null"),
+            Value::Object(object) => {
+                object.iter().for_each(|(name, value)| walk(value, &format!("{place}/{name}")))
+            }
+            Value::Array(items) => items.iter().for_each(|item| walk(item, place)),
+            _ => {}
+        }
+    }
+    walk(&whole(), "");
+}
+
 /// What Qinling's resources have, in their order.
 const QINLING: [(&str, &[&str]); 7] = [
     (
