@@ -7,6 +7,8 @@ cd "$ROOT"
 
 LOG_DIR=${TAIBAI_LOG_DIR:-$ROOT/target/logs}
 export CARGO_TARGET_DIR="$ROOT/target"
+# Servers and tools of administrators are there; a user's own path has it on no Debian.
+export PATH=$PATH:/usr/sbin:/sbin
 
 # --- speaking -----------------------------------------------------------------------------------
 

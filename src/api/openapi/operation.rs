@@ -212,7 +212,8 @@ impl Operation {
         if !self.rules().is_empty() {
             errors.extend([401, 403, 429]);
         }
-        if self.path.contains('{') {
+        // Version 1.0 has no such path.
+        if self.path.contains('{') || self.is_newer {
             errors.push(404);
         }
         if self.body.is_some() {
