@@ -1,7 +1,7 @@
 //! Runtimes and functions that say for themselves that their workers have no network.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::string_len;
+use sea_orm_migration::schema::{string_len, string_len_null};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -20,6 +20,10 @@ impl MigrationTrait for Migration {
             let column = string_len(Column::Network, 16).default("default").take();
             manager.alter_table(Table::alter().table(table).add_column(column).take()).await?;
         }
+        if !manager.has_column(Runtimes::Table.to_string(), Runtimes::ActiveNetwork.to_string()).await? {
+            let column = string_len_null(Runtimes::ActiveNetwork, 16);
+            manager.alter_table(Table::alter().table(Runtimes::Table).add_column(column).take()).await?;
+        }
         Ok(())
     }
 
@@ -37,6 +41,7 @@ enum Column {
 #[derive(DeriveIden)]
 enum Runtimes {
     Table,
+    ActiveNetwork,
 }
 
 #[derive(DeriveIden)]

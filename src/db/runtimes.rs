@@ -6,7 +6,7 @@ use sea_orm::{
 
 use super::{Changes, Page, Result, page, updated};
 use crate::model::runtime::{ActiveModel, Column, Entity, Model};
-use crate::model::{ProjectId, RuntimeId, RuntimeStatus, Timestamp};
+use crate::model::{NetworkAccess, ProjectId, RuntimeId, RuntimeStatus, Timestamp};
 
 pub async fn insert(db: &impl ConnectionTrait, runtime: Model) -> Result<()> {
     Entity::insert(runtime.into_active_model()).exec_without_returning(db).await?;
@@ -64,13 +64,14 @@ pub async fn set_status(
     Ok(done.rows_affected == 1)
 }
 
-/// Makes a runtime available with an image that is known to work; `false` where its status is no
+/// Makes a runtime available with an image and a network that are known to work; `false` where its status is no
 /// longer `from`.
 pub async fn activate(
     db: &impl Changes,
     id: &RuntimeId,
     from: RuntimeStatus,
     image: &str,
+    network: NetworkAccess,
     reason: Option<&str>,
 ) -> Result<bool> {
     let done = Entity::update_many()
@@ -78,6 +79,8 @@ pub async fn activate(
         .col_expr(Column::StatusReason, Expr::value(reason.map(str::to_owned)))
         .col_expr(Column::Image, Expr::value(image))
         .col_expr(Column::ActiveImage, Expr::value(image))
+        .col_expr(Column::Network, Expr::value(network))
+        .col_expr(Column::ActiveNetwork, Expr::value(network))
         .col_expr(Column::UpdatedAt, Expr::value(Timestamp::now()))
         .filter(Column::Id.eq(id.clone()))
         .filter(Column::Status.eq(from))
@@ -151,7 +154,9 @@ mod tests {
         let row = Model { status: RuntimeStatus::Upgrading, image: "new".into(), ..runtime() };
         insert(&db.writer(), row.clone()).await.unwrap();
         let activate = async |from| {
-            activate(&db.writer(), &row.id, from, "old", Some("it did not start")).await.unwrap()
+            activate(&db.writer(), &row.id, from, "old", NetworkAccess::None, Some("it did not start"))
+                .await
+                .unwrap()
         };
         assert!(!activate(RuntimeStatus::Creating).await);
         assert!(activate(RuntimeStatus::Upgrading).await);

@@ -71,6 +71,7 @@ pub(crate) fn runtime() -> runtime::Model {
         is_public: true,
         trusted: true,
         network: NetworkAccess::None,
+        active_network: Some(NetworkAccess::Default),
         created_at: Timestamp::now(),
         updated_at: Some(Timestamp(2)),
     }

@@ -239,6 +239,9 @@ fn third(mark: &str) -> Vec<Row> {
         if ["runtimes", "functions", "function_versions"].contains(table) {
             values.push(("network", "'none'".to_owned()));
         }
+        if *table == "runtimes" {
+            values.push(("active_network", "'default'".to_owned()));
+        }
     }
     rows
 }

@@ -9,13 +9,14 @@ use protocol::worker::{Attempt, State};
 use tokio::time::Instant;
 
 use super::pool::Lease;
+use super::reap::{active_network, connect};
 use super::run::{OVERDUE, cancel, finish, outcome_of, put_back};
 use super::supervisor::Supervisor;
 use super::worker::{FunctionKey, Worker};
 use super::{Core, images, keeper, presence};
 use crate::db;
 use crate::error::Result;
-use crate::model::{EngineId, Start, Timestamp, WorkerName, execution};
+use crate::model::{EngineId, Start, Timestamp, WorkerName, execution, runtime};
 use crate::orchestrator::{self, Network, ObservedRun, ObservedWorker};
 use crate::telemetry::Chain;
 
@@ -33,12 +34,15 @@ pub(super) struct Adopted {
     ended: Vec<Attempt>,
 }
 
-/// Adopts live workers and removes all others.
-pub(super) async fn adopt(core: &Arc<Core>) -> Result<HashMap<WorkerName, Adopted>, orchestrator::Error> {
+/// Adopts live workers of these runtimes and removes all others.
+pub(super) async fn adopt(
+    core: &Arc<Core>,
+    runtimes: &[runtime::Model],
+) -> Result<HashMap<WorkerName, Adopted>, orchestrator::Error> {
     let mut adopted = HashMap::new();
     for observed in core.orchestrator.list().await? {
         let name = observed.name.clone();
-        match one(core, observed).await {
+        match one(core, observed, runtimes).await {
             Ok(worker) => {
                 tracing::info!(worker.id = %name, "a worker was adopted");
                 adopted.insert(name, worker);
@@ -55,15 +59,19 @@ pub(super) async fn adopt(core: &Arc<Core>) -> Result<HashMap<WorkerName, Adopte
     Ok(adopted)
 }
 
-async fn one(core: &Arc<Core>, observed: ObservedWorker) -> Result<Adopted, String> {
+async fn one(
+    core: &Arc<Core>,
+    observed: ObservedWorker,
+    runtimes: &[runtime::Model],
+) -> Result<Adopted, String> {
     if !observed.running {
         return Err("its container has ended".to_owned());
     }
     let supervisor = Supervisor::new(observed.socket);
     let state = supervisor.state(Instant::now() + ANSWER).await.map_err(|error| Chain(&error).to_string())?;
-    let runtimes = core.pool.base(&observed.runtime).map_or(core.network, |base| base.network);
+    let row = runtimes.iter().find(|row| row.id == observed.runtime).ok_or("its runtime was removed")?;
     let offline = state.loaded.as_ref().is_some_and(|loaded| loaded.offline);
-    let network = if offline { Network::None } else { runtimes };
+    let network = if offline { Network::None } else { connect(core, active_network(row)) };
     if observed.network != Some(network) {
         return Err("it is not connected as workers are now".to_owned());
     }

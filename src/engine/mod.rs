@@ -240,15 +240,16 @@ impl Engine {
         }
         tracing::info!(engine.id = %core.id, node = core.node, "the engine starts");
         presence::register(&core).await?;
-        for row in db::runtimes::list_all(core.db.reader()).await? {
+        let runtimes = db::runtimes::list_all(core.db.reader()).await?;
+        for row in &runtimes {
             match (row.status, &row.active_image) {
-                (RuntimeStatus::Available, _) => reap::ensure_image(&core, &row, &row.image).await,
-                (RuntimeStatus::Upgrading, Some(image)) => reap::ensure_image(&core, &row, image).await,
+                (RuntimeStatus::Available, _) => reap::ensure_image(&core, row, &row.image).await,
+                (RuntimeStatus::Upgrading, Some(image)) => reap::ensure_image(&core, row, image).await,
                 _ => {}
             }
         }
         let dead = presence::predecessors(&core).await?;
-        let adopted = adopt::adopt(&core).await?;
+        let adopted = adopt::adopt(&core, &runtimes).await?;
         let left = core.orchestrator.list_runs().await?;
         adopt::take_over(&core, &dead, adopted, left).await?;
         images::orphans(&core).await?;

@@ -184,7 +184,7 @@ async fn runtimes(core: &Arc<Core>, probing: &Probing) -> Result<()> {
 /// it out. Where it is not on this machine any more, calls are told so at once, and so is who looks at the
 /// runtime.
 pub(super) async fn ensure_image(core: &Core, row: &runtime::Model, reference: &str) {
-    let network = network_of(core, row);
+    let network = connect(core, active_network(row));
     let before = core.pool.base(&row.id);
     if before.as_ref().is_some_and(|base| base.reference == reference && base.network == network) {
         return;
@@ -224,9 +224,17 @@ pub(super) async fn ensure_image(core: &Core, row: &runtime::Model, reference: &
     }
 }
 
-/// What the workers of a runtime are connected to.
-fn network_of(core: &Core, row: &runtime::Model) -> Network {
-    match row.network {
+/// What a runtime says of its network, while one that it is to have is tried out.
+pub(super) fn active_network(row: &runtime::Model) -> NetworkAccess {
+    match row.status {
+        RuntimeStatus::Upgrading => row.active_network.unwrap_or(row.network),
+        _ => row.network,
+    }
+}
+
+/// What workers of a runtime that says so are connected to.
+pub(super) fn connect(core: &Core, network: NetworkAccess) -> Network {
+    match network {
         NetworkAccess::Default => core.network,
         NetworkAccess::None => Network::None,
     }
@@ -287,7 +295,7 @@ async fn probe(core: &Arc<Core>, row: &runtime::Model) -> Probed {
             return Err(None);
         }
     };
-    let base = Base { reference: row.image.clone(), image, network: network_of(core, row) };
+    let base = Base { reference: row.image.clone(), image, network: connect(core, row.network) };
     let give_up = Instant::now() + core.start_timeout * 2;
     let outcome = loop {
         match core.pool.probe(&row.id, &base) {
@@ -308,7 +316,7 @@ async fn conclude(core: &Core, row: &runtime::Model, probed: Probed) -> Result<(
     let db = core.db.writer();
     match (probed, &row.active_image) {
         (Ok(base), _) => {
-            if db::runtimes::activate(&db, &row.id, row.status, &row.image, None).await? {
+            if db::runtimes::activate(&db, &row.id, row.status, &row.image, row.network, None).await? {
                 tracing::info!(runtime.id = %row.id, image = row.image, "a runtime is available");
                 core.pool.set_runtime(&row.id, base);
                 core.pool.drain_where(|info| info.worker.runtime == row.id && !info.current);
@@ -317,8 +325,13 @@ async fn conclude(core: &Core, row: &runtime::Model, probed: Probed) -> Result<(
         (Err(None), _) => {}
         (Err(Some(why)), Some(previous)) if row.status == RuntimeStatus::Upgrading => {
             tracing::warn!(runtime.id = %row.id, why, "a runtime keeps its image: the new one does not work");
-            let reason = format!("Image {} was not taken: {why}", row.image);
-            db::runtimes::activate(&db, &row.id, row.status, previous, Some(&reason)).await?;
+            let what = match (&row.image == previous, active_network(row) == row.network) {
+                (true, false) => "The network".to_owned(),
+                _ => format!("Image {}", row.image),
+            };
+            let reason = format!("{what} was not taken: {why}");
+            db::runtimes::activate(&db, &row.id, row.status, previous, active_network(row), Some(&reason))
+                .await?;
             ensure_image(core, row, previous).await;
         }
         (Err(Some(why)), _) => {

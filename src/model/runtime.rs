@@ -21,6 +21,8 @@ pub struct Model {
     pub trusted: bool,
     /// Of all its workers.
     pub network: NetworkAccess,
+    /// What that was before an upgrade, which one that fails goes back to.
+    pub active_network: Option<NetworkAccess>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }

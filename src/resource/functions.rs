@@ -105,11 +105,10 @@ impl Functions {
         Ok(Target::working_copy(self.get(caller, id).await?))
     }
 
-    /// The package of the working copy. An object in Swift is read with the caller's rights.
-    pub async fn open(&self, caller: &Caller, id: &FunctionId) -> Result<Content> {
-        let function = self.get(caller, id).await?;
+    /// The package of a function as it was read. An object in Swift is read with the caller's rights.
+    pub async fn open(&self, caller: &Caller, function: &function::Model) -> Result<Content> {
         if function.source()? == Source::Swift {
-            return open_object(self.trusts.keystone(), caller, &function).await;
+            return open_object(self.trusts.keystone(), caller, function).await;
         }
         let Some(digest) = &function.package_digest else {
             return Err(Error::NotSupported("Download image function is not allowed.".to_owned()));
@@ -117,7 +116,7 @@ impl Functions {
         let content = self.packages.open(digest).await?;
         content.ok_or_else(|| Error::NotFound {
             what: "Package of function",
-            key: format!("id={id}, project_id={}", function.project_id),
+            key: format!("id={}, project_id={}", function.id, function.project_id),
         })
     }
 

@@ -265,6 +265,7 @@ impl Work<'_> {
             is_public: row.is_public.unwrap_or(true),
             trusted: row.trusted.unwrap_or(true),
             network: NetworkAccess::Default,
+            active_network: None,
             created_at,
             updated_at,
         })

@@ -64,6 +64,7 @@ impl Runtimes {
             is_public: new.is_public,
             trusted: new.trusted,
             network: new.network,
+            active_network: None,
             created_at: Timestamp::now(),
             updated_at: None,
         };
@@ -107,6 +108,7 @@ impl Runtimes {
                 upgrades = true;
                 change.image = Set(image);
                 change.network = Set(network);
+                change.active_network = Set(Some(row.network));
             }
         }
         if update.name.is_some() {

@@ -90,6 +90,21 @@ async fn a_runtime_without_a_network_has_no_worker_that_has_one() {
     let function = service.function("demo", created["id"].as_str().unwrap(), LOOKS, &[]).await;
     assert_eq!(output(&service.execute("demo", &function, "").await), json!([]));
 
+    // An upgrade that fails leaves the network as it was, too.
+    let both = json!({"image": "taibai/nosuch:1", "network": "default"});
+    service.ask("", "POST", &format!("/v1/functions/{function}/detach"), None).await.expect(202);
+    eventually("its worker is gone", async || service.workers(&function).await.is_empty()).await;
+    let upgrade = async || service.ask("", "PUT", &path, Some(both.clone())).await.status == 200;
+    eventually("nothing uses the runtime", upgrade).await;
+    eventually("the runtime is available with what it had", async || {
+        let runtime = service.get(&path).await.expect(200);
+        runtime["status"] == "available"
+            && runtime["network"] == "none"
+            && runtime["status_reason"].is_string()
+    })
+    .await;
+    assert_eq!(output(&service.execute("demo", &function, "").await), json!([]));
+
     let connect = async || service.ask("", "PUT", &path, Some(json!({"network": "default"}))).await;
     let refused = connect().await.expect(403);
     assert!(refused["faultstring"].as_str().unwrap().contains("still in use"), "{refused}");

@@ -454,6 +454,7 @@ async fn an_upgrade_check_tells_what_is_well_what_is_doubtful_and_what_stands_in
         is_public: true,
         trusted: true,
         network: NetworkAccess::Default,
+        active_network: None,
         created_at: Timestamp::now(),
         updated_at: None,
     };

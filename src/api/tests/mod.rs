@@ -90,6 +90,7 @@ async fn site_configured(
             status,
             status_reason: None,
             network: NetworkAccess::Default,
+            active_network: None,
             is_public,
             trusted: true,
             created_at: Timestamp::now(),

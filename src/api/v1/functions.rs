@@ -243,18 +243,18 @@ async fn show(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Resu
     app.policy.enforce(&caller, "function:get")?;
     let id = function_id(&request);
     let download = Query::lenient(&request)?.get("download").and_then(text_as_boolean).unwrap_or(false);
+    let row = app.functions.get(&caller, &id).await?;
+    app.policy.enforce_on(&caller, "function:get", &Target::of_project(row.project_id.as_str()))?;
     if !download {
-        let row = app.functions.get(&caller, &id).await?;
-        app.policy.enforce_on(&caller, "function:get", &Target::of_project(row.project_id.as_str()))?;
         return Ok(HttpResponse::Ok().json(FunctionView::alone(row)?));
     }
-    enforce_on(&app, &caller, "function:get", &id).await?;
-    let digest = app.functions.get(&caller, &id).await?.package_digest;
-    if let Some(unchanged) = unchanged(&request, digest.as_deref()) {
+    // What is opened is what has the tag, whatever is uploaded meanwhile.
+    let digest = row.package_digest.as_deref();
+    if let Some(unchanged) = unchanged(&request, digest) {
         return Ok(unchanged);
     }
-    match app.functions.open(&caller, &id).await {
-        Ok(content) => Ok(zip(id.as_str(), content, digest.as_deref())),
+    match app.functions.open(&caller, &row).await {
+        Ok(content) => Ok(zip(id.as_str(), content, digest)),
         Err(Error::NotSupported(text)) => {
             Err(ApiError::MethodNotAllowed { text, allow: "PUT, DELETE".to_owned() })
         }

@@ -234,6 +234,7 @@ mod tests {
             status: RuntimeStatus::Creating,
             status_reason: Some("why".to_owned()),
             network: NetworkAccess::None,
+            active_network: None,
             is_public: true,
             trusted: false,
             created_at: Timestamp(1_767_323_045_999_999),
