@@ -217,8 +217,8 @@ impl Quotas {
         }
     }
 
-    /// The same for a call: what was known last is good enough, and is renewed beside it. So no call of a
-    /// project that called before waits for Keystone.
+    /// The same for a call: what was known last is good enough, and is renewed beside it. Only the first call
+    /// of a project waits for Keystone, a second at most, and not after it failed.
     async fn limits_of_last(&self, project: &ProjectId) -> Limits {
         match &self.unified {
             Some(unified) => Box::pin(unified.limits_of_last(project)).await,
