@@ -110,17 +110,7 @@ async fn look(role: Role, path: Option<&Path>) -> Vec<Row> {
     };
     rows.push(keystone(&config).await);
     rows.push(storage(&config).await);
-    match database(role, &config).await {
-        Ok((db, found)) => {
-            rows.extend(found);
-            if let Some(db) = db {
-                rows.extend(contents(role, &config, &db, docker.as_ref()).await);
-                // Nothing was written.
-                let _ = db.close().await;
-            }
-        }
-        Err(why) => rows.push(row("Database", Result::Failure, why)),
-    }
+    rows.extend(database(role, &config, docker.as_ref()).await);
     rows
 }
 
@@ -220,26 +210,37 @@ async fn storage(config: &Config) -> Row {
     }
 }
 
-/// Connects, and looks at the tables. The connection is there where their rows can be read.
-async fn database(role: Role, config: &Config) -> std::result::Result<(Option<Db>, Vec<Row>), String> {
-    let file = db::file_of(&config.database).map_err(|error| error.to_string())?;
-    if role != Role::Serve && file.is_some() {
-        return Err("SQLite is for taibai serve, which is one process; name a database on MariaDB or \
-                    PostgreSQL"
-            .to_owned());
+/// Connects, and looks at the tables, and at their rows where those can be read.
+async fn database(role: Role, config: &Config, docker: Option<&Look>) -> Vec<Row> {
+    const CHECK: &str = "Database";
+    let is_file = match db::is_file(&config.database) {
+        Ok(is_file) => is_file,
+        Err(error) => return vec![row(CHECK, Result::Failure, error.to_string())],
+    };
+    if role != Role::Serve && is_file {
+        let why =
+            "SQLite is for taibai serve, which is one process; name a database on MariaDB or PostgreSQL";
+        return vec![row(CHECK, Result::Failure, why)];
     }
-    if let Some(file) = &file
-        && !file.exists()
-    {
-        let what = format!("there is no {} yet; taibai db sync makes it", file.display());
-        return Ok((None, vec![row("Database", Result::Warning, what)]));
-    }
-    let opened = Db::connect(&config.database).await;
-    let db = opened.map_err(|error| Chain(&error).to_string())?;
-    let schema = db.schema().await.map_err(|error| Chain(&error).to_string())?;
-    let reached = row("Database", Result::Success, if file.is_some() { "SQLite" } else { "a server" });
-    let (migrated, usable) = migrations(&schema, file.is_some());
-    Ok((usable.then_some(db), vec![reached, migrated]))
+    let db = match Db::connect_to_look(&config.database).await {
+        Ok(db) => db,
+        Err(error) => return vec![row(CHECK, Result::Failure, Chain(&error).to_string())],
+    };
+    let rows = match db.schema().await {
+        Ok(schema) => {
+            let reached = row(CHECK, Result::Success, if is_file { "SQLite" } else { "a server" });
+            let (migrated, usable) = migrations(&schema, is_file);
+            let mut rows = vec![reached, migrated];
+            if usable {
+                rows.extend(contents(role, config, &db, docker).await);
+            }
+            rows
+        }
+        Err(error) => vec![row(CHECK, Result::Failure, Chain(&error).to_string())],
+    };
+    // Nothing was written.
+    let _ = db.close().await;
+    rows
 }
 
 /// What the migrations say, and whether rows can be read as this release does.
@@ -415,6 +416,62 @@ fn as_json(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::testing;
+    use crate::model::function;
+
+    /// What a directory has in it.
+    fn files(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+        let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+        files.sort();
+        files
+    }
+
+    fn results(rows: &[Row]) -> Vec<(&str, Result)> {
+        rows.iter().map(|row| (row.check, row.result)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_database_is_looked_at_and_left_as_it_is() {
+        let original = testing::empty_file().await;
+        original.migrate().await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("copy.sqlite");
+        let mut config = Config::default();
+        config.storage.file_system_dir = directory.path().join("packages");
+        config.database.connection = format!("sqlite:///{}", copy.display());
+
+        let missing = database(Role::Serve, &config, None).await;
+        assert_eq!(results(&missing), [("Database", Result::Failure)]);
+        assert!(missing[0].details.contains("there is no /"), "{missing:?}");
+        assert!(files(directory.path()).is_empty());
+
+        // A copy has no log; a database that was in use and closed is of the kind that has one.
+        original.backup(&copy).await.unwrap();
+        let well =
+            ["Database", "Database schema", "Functions", "Engines"].map(|name| (name, Result::Success));
+        for is_used in [false, true] {
+            if is_used {
+                Db::connect(&config.database).await.unwrap().close().await.unwrap();
+            }
+            let before = files(directory.path());
+            assert_eq!(before.len(), 1);
+            let rows = database(Role::Serve, &config, None).await;
+            assert_eq!(results(&rows), well, "{rows:?}");
+            assert_eq!(files(directory.path()), before);
+        }
+
+        // One that is in use, with what is only in its log.
+        let used = Db::connect(&config.database).await.unwrap();
+        let runtime = testing::runtime();
+        db::runtimes::insert(&used.writer(), runtime.clone()).await.unwrap();
+        let digest = Some("a".repeat(64));
+        let function = function::Model { package_digest: digest, ..testing::function(&runtime.id) };
+        db::functions::insert(&used.writer(), function).await.unwrap();
+        let rows = database(Role::Serve, &config, None).await;
+        assert!(rows[2].details.ends_with("is missing"), "{rows:?}");
+        used.close().await.unwrap();
+    }
 
     #[test]
     fn the_table_is_that_of_other_services() {

@@ -138,6 +138,33 @@ impl Db {
         Ok(Self { writer, reader, commits: Arc::default(), recent })
     }
 
+    /// Connects to what is there, and changes nothing: neither SQLite's file nor what is beside it.
+    pub async fn connect_to_look(config: &config::Database) -> Result<Self> {
+        let path = match Address::parse(&config.connection)? {
+            Address::Sqlite(path) => path,
+            Address::Server(_) => return Self::connect(config).await,
+        };
+        if !path.exists() {
+            let what = format!("there is no {}; taibai db sync makes it", path.display());
+            return Err(Error::Config(format!("[database] connection: {what}")));
+        }
+        // With these, somebody has it open or has not closed it: they say what counts. Without them SQLite
+        // would make some to read a file that has a log, so it is told that nobody writes.
+        let beside = |suffix: &str| {
+            let mut name = path.clone().into_os_string();
+            name.push(suffix);
+            Path::new(&name).exists()
+        };
+        let is_alone = !beside("-wal") && !beside("-journal");
+        let mut options = connect_options("sqlite:taibai".to_owned(), 1);
+        options.map_sqlx_sqlite_opts(move |options| {
+            options.filename(&path).read_only(true).immutable(is_alone).busy_timeout(PATIENCE)
+        });
+        let reader = sea_orm::Database::connect(options).await?;
+        let recent = Recent::new(true);
+        Ok(Self { writer: reader.clone(), reader, commits: Arc::default(), recent })
+    }
+
     /// For queries that write nothing; the database refuses others here.
     pub fn reader(&self) -> &DatabaseConnection {
         &self.reader

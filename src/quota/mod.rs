@@ -6,6 +6,7 @@ mod source;
 mod sync;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::{self, Config, QuotaDriver};
 use crate::db::{self, Db, Transaction};
@@ -216,8 +217,8 @@ impl Quotas {
         }
     }
 
-    /// The same for a call: what was known last is good enough, and is renewed beside it. So no call of a
-    /// project that called before waits for Keystone.
+    /// The same for a call: what was known last is good enough, and is renewed beside it. Only the first call
+    /// of a project waits for Keystone, a second at most, and not after it failed.
     async fn limits_of_last(&self, project: &ProjectId) -> Limits {
         match &self.unified {
             Some(unified) => Box::pin(unified.limits_of_last(project)).await,
@@ -226,18 +227,29 @@ impl Quotas {
     }
 
     /// The part of a project's concurrent executions that a synchronous call takes, until it is dropped.
-    /// Asks the database only where the limit is near.
+    /// Asks the database where nothing is known of the project, and where the limit is near and what is
+    /// known is old.
     pub async fn enter(&self, db: &Db, project: &ProjectId) -> Result<Option<Share>> {
+        self.enter_at(db, project, Instant::now()).await
+    }
+
+    async fn enter_at(&self, db: &Db, project: &ProjectId, now: Instant) -> Result<Option<Share>> {
         let limits = self.limits_of_last(project).await;
         let Some(limit) = limits.get(Resource::ConcurrentExecutions) else { return Ok(None) };
         let running = self.projects.of(project);
-        if let TakenOn::Yes(share) = running.take(limit) {
-            return Ok(Some(share));
-        }
-        running.set_queued(db::quotas::used(db.reader(), project, Resource::ConcurrentExecutions).await?);
-        match running.take(limit) {
-            TakenOn::Yes(share) => Ok(Some(share)),
-            TakenOn::No { used } => {
+        let taken = match running.take(limit, now) {
+            TakenOn::Yes(share) => Ok(share),
+            TakenOn::No { used } => Err(used),
+            TakenOn::Unknown => {
+                let asked = db::quotas::used(db.reader(), project, Resource::ConcurrentExecutions);
+                // Boxed, since all that a caller may wait for is part of what it is itself.
+                let queued = Box::pin(running.count(now, asked)).await?;
+                running.take_beside(queued, limit)
+            }
+        };
+        match taken {
+            Ok(share) => Ok(Some(share)),
+            Err(used) => {
                 Err(Excess { resource: Resource::ConcurrentExecutions, limit, used, requested: 1 }.into())
             }
         }
@@ -289,7 +301,7 @@ impl Queue {
 
     /// Notes how many there are, so that synchronous calls know of them.
     pub fn note(&self, queued: u64) {
-        self.running.set_queued(queued);
+        self.running.set_queued(queued, Instant::now());
     }
 }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::db::testing::{self, TestDb, database};
 use crate::model::{ExecutionStatus, execution, function};
@@ -119,7 +121,7 @@ async fn packages_are_weighed_once_however_often_they_are_used() {
 }
 
 #[tokio::test]
-async fn calls_are_counted_here_and_what_is_queued_where_the_limit_is_near() {
+async fn calls_are_counted_here_and_what_is_queued_in_the_database() {
     let db = database().await;
     let project = testing::project();
     let quotas = quotas(limits(Resource::ConcurrentExecutions, 3));
@@ -133,23 +135,24 @@ async fn calls_are_counted_here_and_what_is_queued_where_the_limit_is_near() {
     ] {
         db::executions::insert(&db.writer(), row).await.unwrap();
     }
-    let first = quotas.enter(&db, &project).await.unwrap();
-    let second = quotas.enter(&db, &project).await.unwrap();
+    let now = Instant::now();
+    let enter = async |now| quotas.enter_at(&db, &project, now).await;
+    let first = enter(now).await.unwrap();
     quotas.enter(&db, &"third".into()).await.unwrap();
-    // Nobody looked at what is queued so far.
-    let third = quotas.enter(&db, &project).await.unwrap();
-    let refused = quotas.enter(&db, &project).await.unwrap_err();
-    assert!(matches!(refused, Error::OverQuota { limit: 3, used: 4, requested: 1, .. }), "{refused:?}");
-    drop((second, third));
-    let second = quotas.enter(&db, &project).await.unwrap();
-    assert!(quotas.enter(&db, &project).await.is_err(), "two calls and one that is queued");
+    let second = enter(now).await.unwrap();
+    let refused = enter(now).await.unwrap_err();
+    assert!(matches!(refused, Error::OverQuota { limit: 3, used: 3, requested: 1, .. }), "{refused:?}");
+    drop(second);
+    let second = enter(now).await.unwrap();
+    assert!(enter(now).await.is_err(), "two calls and one that is queued");
 
     // What is over makes room, though nobody said so.
     let tx = db.begin().await.unwrap();
     let over = crate::model::Outcome::error(crate::model::Reason::Preparation, "over");
     assert!(db::executions::finish_unowned(&tx, &queued.id, &over).await.unwrap());
     tx.commit().await.unwrap();
-    let third = quotas.enter(&db, &project).await.unwrap();
+    assert!(enter(now).await.is_err(), "it was counted just now");
+    let third = enter(now + Duration::from_secs(1)).await.unwrap();
     let queue = quotas.queue(&project).await.unwrap();
     assert!(queue.check(0).is_err(), "calls count for what is to be queued");
     drop(third);
@@ -157,6 +160,33 @@ async fn calls_are_counted_here_and_what_is_queued_where_the_limit_is_near() {
     drop((first, second));
     let usage = quotas.usage(&db, &project).await.unwrap();
     assert!(usage.iter().all(|usage| usage.used == 0), "{usage:?}");
+}
+
+/// As after a restart, and where another process queued them.
+#[tokio::test]
+async fn a_process_that_queued_nothing_knows_of_what_is_queued() {
+    let db = database().await;
+    let (project, now) = (testing::project(), Instant::now());
+    let quotas = quotas(limits(Resource::ConcurrentExecutions, 10));
+    let mut calls = vec![quotas.enter_at(&db, &project, now).await.unwrap()];
+    for _ in 0..10 {
+        let row = execution::Model { sync: false, ..testing::execution(ExecutionStatus::Pending) };
+        db::executions::insert(&db.writer(), row).await.unwrap();
+    }
+    let restarted = self::quotas(limits(Resource::ConcurrentExecutions, 10));
+    let refused = restarted.enter(&db, &project).await.unwrap_err();
+    assert!(matches!(refused, Error::OverQuota { limit: 10, used: 10, .. }), "{refused:?}");
+
+    // What is known is old by then, and looked at again before the limit is reached.
+    let later = now + Duration::from_secs(60);
+    let refused = loop {
+        match quotas.enter_at(&db, &project, later).await {
+            Ok(call) => calls.push(call),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(calls.len(), 5);
+    assert!(matches!(refused, Error::OverQuota { limit: 10, used: 15, .. }), "{refused:?}");
 }
 
 #[tokio::test]
