@@ -61,6 +61,8 @@ pub async fn edge(
         span.record("client", field::display(client));
     }
 
+    let watch = app.audit.as_ref().map(|audit| audit.watch(&request, &id));
+
     async move {
         let is_api = is_api(request.path());
         let asked = if is_api { version::asked(request.headers()) } else { Ok(None) };
@@ -103,8 +105,8 @@ pub async fn edge(
             let (request, response) = (response.request().clone(), response.response_mut());
             cors.apply(request.headers(), is_options, response.headers_mut());
         }
-        if let Some(audit) = &app.audit {
-            response = audit.record(response, &id);
+        if let Some(watch) = watch {
+            response = watch.answered(response);
         }
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID.clone(), id);

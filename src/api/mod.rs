@@ -35,7 +35,7 @@ use crate::policy::Policy;
 use crate::quota::Rate;
 use crate::resource::{Aliases, Executions, Functions, Jobs, Runtimes, Versions, Webhooks};
 use crate::storage::PackageStore;
-use audit::{Audit, Initiator};
+use audit::{Audit, Initiator, Known};
 use cors::Cors;
 use endpoint::PublicEndpoint;
 use error::ApiError;
@@ -53,7 +53,7 @@ pub struct App {
     pub jobs: Jobs,
     pub webhooks: Webhooks,
     /// `None` where nobody wants to know who did what.
-    pub audit: Option<Audit>,
+    pub audit: Option<Arc<Audit>>,
     /// `None` where projects may ask as fast as they like.
     pub rate: Option<Rate>,
     /// How callers reach this service.
@@ -84,7 +84,7 @@ impl App {
         Self {
             policy,
             authenticator,
-            audit: Audit::new(config),
+            audit: Audit::new(config).map(Arc::new),
             rate: Rate::new(&config.quotas),
             runtimes: Runtimes::new(db.clone(), engine.clone()),
             versions: functions.versions(),
@@ -160,8 +160,8 @@ impl FromRequest for Caller {
             let span = Span::current();
             span.record("project.id", caller.project_id.as_str());
             span.record("user.id", caller.user_id.as_str());
-            if app.audit.is_some() {
-                request.extensions_mut().insert(Initiator::of(&caller));
+            if let Some(known) = Known::of(&request) {
+                known.initiator(Initiator::of(&caller));
             }
             app.count(&caller.project_id)?;
             Ok(caller)

@@ -14,7 +14,7 @@ use sha2::Sha256;
 
 use super::{Listing, PROJECTS, Time, empty, list_query, page, webhook_input};
 use crate::api::App;
-use crate::api::audit::Subject;
+use crate::api::audit::{Known, Subject};
 use crate::api::error::{ApiError, Entry, code};
 use crate::api::extract::{Body, NoQuery, PathId, read_whole};
 use crate::api::middleware::{OwnId, RequestId};
@@ -253,9 +253,9 @@ async fn invoke(
     let key = request.match_info().query("key");
     let no_such_webhook = || ApiError::NoSuchWebhook { key: key.to_owned() };
     let webhook = app.webhooks.find_by_key(key).await?.ok_or_else(no_such_webhook)?;
-    if app.audit.is_some() {
+    if let Some(known) = Known::of(&request) {
         let (id, project_id) = (webhook.id.to_string(), webhook.project_id.to_string());
-        request.extensions_mut().insert(Subject { id, project_id });
+        known.subject(Subject { id, project_id });
     }
     if webhook.is_public {
         app.count(&webhook.project_id)?;
