@@ -56,6 +56,8 @@ pub struct App {
     pub audit: Option<Arc<Audit>>,
     /// `None` where projects may ask as fast as they like.
     pub rate: Option<Rate>,
+    /// The same for calls of the webhooks of each, apart: who knows a URL must not keep its owner out.
+    pub webhook_rate: Option<Rate>,
     /// How callers reach this service.
     pub endpoint: PublicEndpoint,
     /// Pages of other origins that may call it, where there are any.
@@ -86,6 +88,7 @@ impl App {
             authenticator,
             audit: Audit::new(config).map(Arc::new),
             rate: Rate::new(&config.quotas),
+            webhook_rate: Rate::new(&config.quotas),
             runtimes: Runtimes::new(db.clone(), engine.clone()),
             versions: functions.versions(),
             functions,
@@ -106,6 +109,11 @@ impl App {
     /// Counts a request among those of a project.
     fn count(&self, project: &ProjectId) -> Result<(), Error> {
         self.rate.as_ref().map_or(Ok(()), |rate| rate.check(project))
+    }
+
+    /// Counts a call among those of a project's webhooks.
+    fn count_call(&self, project: &ProjectId) -> Result<(), Error> {
+        self.webhook_rate.as_ref().map_or(Ok(()), |rate| rate.check(project))
     }
 
     fn of(request: &HttpRequest) -> &web::Data<Self> {

@@ -464,8 +464,8 @@ section! {
         /// Most bytes of packages that a project keeps, each once. Keystone keeps this limit in MiB, under the name
         /// `package_mebibytes`.
         pub package_bytes: i64 as "limit" = 50 << 30;
-        /// Requests of a project that are answered in a second, on the average, by each API process; more get 429. 0
-        /// for as many as come.
+        /// Requests of a project that are answered in a second, on the average, by each API process; more get 429. Calls
+        /// of its public webhooks are counted apart and may be as many. 0 for as many as come.
         pub requests_per_second: u32 as "number" = 0;
         /// Requests of a project that may come at once; 0 for as many as in a second.
         pub burst: u32 as "number" = 0;

@@ -257,9 +257,7 @@ async fn invoke(
         let (id, project_id) = (webhook.id.to_string(), webhook.project_id.to_string());
         known.subject(Subject { id, project_id });
     }
-    if webhook.is_public {
-        app.count(&webhook.project_id)?;
-    } else {
+    if !webhook.is_public {
         let caller = Caller::from_request(&request, &mut Payload::None).await?;
         if caller.project_id != webhook.project_id && !caller.is_admin() {
             return Err(no_such_webhook());
@@ -270,6 +268,10 @@ async fn invoke(
     let body = read_whole(&mut payload.into_inner(), app.max_body_bytes).await?;
     if let Some(secret) = &webhook.secret {
         verify(secret, request.headers(), &body)?;
+    }
+    // Not before: what anybody can send must not use up what those have who may call it.
+    if webhook.is_public {
+        app.count_call(&webhook.project_id)?;
     }
     let input = webhook_input::read(&request, body, webhook.secret.is_some()).await;
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
