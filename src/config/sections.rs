@@ -417,7 +417,8 @@ section! {
     /// `[oslo_middleware]`: what stands before the API.
     pub struct OsloMiddleware {
         /// Believe `Forwarded` (RFC 7239) or `X-Forwarded-Proto`, `-Host`, `-Prefix` and `-For` about where callers reach this
-        /// service. Only behind a proxy that sets them: anybody else can write them too.
+        /// service and who they are. Only behind a proxy that removes all of them from what clients send, `Forwarded`
+        /// also where it sets the others, and sets its own: anybody can write them. etc/apache2 and etc/haproxy do so.
         pub enable_proxy_headers_parsing: bool as "flag" = false;
     }
 }
