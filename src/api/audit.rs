@@ -91,13 +91,15 @@ struct Seen {
     /// What stands in the path for the values of the pattern.
     named: String,
     peer: Option<IpAddr>,
+    /// Where a proxy passed it on, from where, as the proxy says.
+    client: Option<IpAddr>,
     agent: Option<String>,
     request_id: String,
     known: Known,
 }
 
 impl Seen {
-    fn of(request: &ServiceRequest, request_id: &str) -> Self {
+    fn of(request: &ServiceRequest, request_id: &str, client: Option<IpAddr>) -> Self {
         let pattern = request.match_pattern();
         let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         Self {
@@ -106,6 +108,7 @@ impl Seen {
             pattern,
             path: request.path().to_owned(),
             peer: request.peer_addr().map(|at| at.ip()),
+            client,
             agent: agent.map(|agent| agent.chars().take(AGENT).collect()),
             request_id: request_id.to_owned(),
             known: Known::default(),
@@ -192,9 +195,14 @@ impl Audit {
         self.file.as_ref().map_or(Ok(()), Appended::refresh)
     }
 
-    /// Looks after a request, from before it is handled.
-    pub fn watch(self: &Arc<Self>, request: &ServiceRequest, request_id: &str) -> Watch {
-        let seen = Seen::of(request, request_id);
+    /// Looks after a request, from before it is handled. `client` is who sent it to a proxy that is believed.
+    pub fn watch(
+        self: &Arc<Self>,
+        request: &ServiceRequest,
+        request_id: &str,
+        client: Option<IpAddr>,
+    ) -> Watch {
+        let seen = Seen::of(request, request_id, client);
         request.extensions_mut().insert(seen.known.clone());
         Watch { audit: Arc::clone(self), seen, is_answered: false }
     }
@@ -238,6 +246,10 @@ impl Audit {
                     who[key] = value.as_str().into();
                 }
             }
+        }
+        if let Some(client) = seen.client {
+            // The host stays the peer, of which nobody else tells.
+            who["addresses"] = json!([{"name": "forwarded", "url": client.to_string()}]);
         }
         let keyed = pattern.contains("{key}");
         let named = || (!seen.named.is_empty() && !keyed).then(|| seen.named.clone());

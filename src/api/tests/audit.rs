@@ -147,6 +147,31 @@ async fn what_was_asked_by_a_caller_who_went_away_is_told_all_the_same() {
 }
 
 #[actix_web::test]
+async fn behind_a_proxy_the_client_is_named_beside_the_peer() {
+    for is_behind_proxy in [true, false] {
+        let (directory, site) =
+            audited_with(|config| config.oslo_middleware.enable_proxy_headers_parsing = is_behind_proxy)
+                .await;
+        let missing = || {
+            request("demo", Method::DELETE, &format!("/v1/jobs/{NOWHERE}"))
+                .peer_addr("192.0.2.7:4711".parse().unwrap())
+        };
+        let forwarded = ("x-forwarded-for", "198.51.100.9, 203.0.113.7");
+        assert_eq!(site.send(missing().insert_header(forwarded)).await.status, 404);
+        assert_eq!(site.send(missing()).await.status, 404);
+        let events = events(&directory);
+        assert_eq!(events.len(), 2);
+        assert!(
+            events.iter().all(|event| event["initiator"]["host"]["address"] == "192.0.2.7"),
+            "{events:?}"
+        );
+        let addresses = json!([{"name": "forwarded", "url": "203.0.113.7"}]);
+        let expected = [is_behind_proxy.then_some(&addresses), None];
+        assert_eq!([0, 1].map(|at: usize| events[at]["initiator"].get("addresses")), expected);
+    }
+}
+
+#[actix_web::test]
 async fn nobody_is_watched_unless_it_is_asked_for() {
     assert!(site().await.app.audit.is_none());
 }
