@@ -2,14 +2,17 @@
 //! each request that is to change something and each that is denied. No event holds a token, an input, a
 //! body, a query, or the key of a webhook's URL.
 
+use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::ServiceResponse;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpMessage, HttpRequest};
 use bytes::Bytes;
@@ -26,8 +29,8 @@ use crate::model::Caller;
 const AGENT: usize = 256;
 const UNKNOWN: &str = "unknown";
 
-/// Who made a request; in its extensions once that is known.
-#[derive(Debug, Clone)]
+/// Who made a request.
+#[derive(Debug)]
 pub struct Initiator {
     user_id: String,
     user_name: Option<String>,
@@ -46,11 +49,128 @@ impl Initiator {
     }
 }
 
-/// What a request was about, where its path does not say; in its extensions.
-#[derive(Debug, Clone)]
+/// What a request was about, where its path does not say.
+#[derive(Debug)]
 pub struct Subject {
     pub id: String,
     pub project_id: String,
+}
+
+/// What handlers find out about a request. In its extensions, and apart from it, as they are gone with it.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Rc<Found>);
+
+#[derive(Debug, Default)]
+struct Found {
+    initiator: OnceCell<Initiator>,
+    subject: OnceCell<Subject>,
+}
+
+impl Known {
+    /// `None` where nobody wants to know.
+    pub fn of(request: &HttpRequest) -> Option<Self> {
+        request.extensions().get::<Self>().cloned()
+    }
+
+    pub fn initiator(&self, initiator: Initiator) {
+        // Whoever it was is the same when it is asked again.
+        let _ = self.0.initiator.set(initiator);
+    }
+
+    pub fn subject(&self, subject: Subject) {
+        let _ = self.0.subject.set(subject);
+    }
+}
+
+/// A request, as far as events tell of it.
+struct Seen {
+    method: Method,
+    /// `None` for paths that are none of ours.
+    pattern: Option<String>,
+    path: String,
+    /// What stands in the path for the values of the pattern.
+    named: String,
+    peer: Option<IpAddr>,
+    /// Where a proxy passed it on, from where, as the proxy says.
+    client: Option<IpAddr>,
+    agent: Option<String>,
+    request_id: String,
+    known: Known,
+}
+
+impl Seen {
+    fn of(request: &ServiceRequest, request_id: &str, client: Option<IpAddr>) -> Self {
+        let pattern = request.match_pattern();
+        let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        Self {
+            method: request.method().clone(),
+            named: pattern.as_ref().map(|of| values(of, request.match_info().as_str())).unwrap_or_default(),
+            pattern,
+            path: request.path().to_owned(),
+            peer: request.peer_addr().map(|at| at.ip()),
+            client,
+            agent: agent.map(|agent| agent.chars().take(AGENT).collect()),
+            request_id: request_id.to_owned(),
+            known: Known::default(),
+        }
+    }
+
+    fn is_change(&self) -> bool {
+        [Method::POST, Method::PUT, Method::DELETE].contains(&self.method)
+    }
+}
+
+/// The parts of a path that stand for values.
+fn values(pattern: &str, path: &str) -> String {
+    let parts = pattern.split('/').zip(path.split('/'));
+    let values: Vec<&str> = parts.filter(|(part, _)| part.starts_with('{')).map(|(_, value)| value).collect();
+    values.join("/")
+}
+
+/// Sees to it that a request has its event. Its caller may go away before it is answered, and all that handles
+/// it is dropped then, while what it asked for goes on: dropping this says so.
+pub struct Watch {
+    audit: Arc<Audit>,
+    seen: Seen,
+    is_answered: bool,
+}
+
+impl Watch {
+    /// Writes the event of a request that was answered, if there is one.
+    pub fn answered(mut self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+        self.is_answered = true;
+        let status = response.status();
+        let is_denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status);
+        let Some(pattern) = self.seen.pattern.as_ref().filter(|_| is_denied || self.seen.is_change()) else {
+            return response;
+        };
+        let mut made = None;
+        let response = match status {
+            StatusCode::CREATED | StatusCode::ACCEPTED => {
+                response.map_body(|_, body| match body.try_into_bytes() {
+                    Ok(bytes) => {
+                        made = id_in(&bytes);
+                        BoxBody::new(bytes)
+                    }
+                    Err(body) => body,
+                })
+            }
+            _ => response,
+        };
+        self.audit.write(&self.audit.event(&self.seen, pattern, Some(status), made));
+        response
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(pattern) = &self.seen.pattern
+            && !self.is_answered
+            && self.seen.is_change()
+        {
+            self.audit.write(&self.audit.event(&self.seen, pattern, None, None));
+        }
+    }
 }
 
 /// Where events go.
@@ -75,62 +195,49 @@ impl Audit {
         self.file.as_ref().map_or(Ok(()), Appended::refresh)
     }
 
-    /// Writes the event of a request that was answered, if there is one.
-    pub fn record(&self, response: ServiceResponse<BoxBody>, request_id: &str) -> ServiceResponse<BoxBody> {
-        let status = response.status();
-        let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status);
-        let changes = [Method::POST, Method::PUT, Method::DELETE].contains(response.request().method());
-        let Some(pattern) = response.request().match_pattern().filter(|_| denied || changes) else {
-            return response;
-        };
-        let mut made = None;
-        let response = match status {
-            StatusCode::CREATED | StatusCode::ACCEPTED => {
-                response.map_body(|_, body| match body.try_into_bytes() {
-                    Ok(bytes) => {
-                        made = id_in(&bytes);
-                        BoxBody::new(bytes)
-                    }
-                    Err(body) => body,
-                })
-            }
-            _ => response,
-        };
-        let event = self.event(response.request(), &pattern, status, made, request_id);
+    /// Looks after a request, from before it is handled. `client` is who sent it to a proxy that is believed.
+    pub fn watch(
+        self: &Arc<Self>,
+        request: &ServiceRequest,
+        request_id: &str,
+        client: Option<IpAddr>,
+    ) -> Watch {
+        let seen = Seen::of(request, request_id, client);
+        request.extensions_mut().insert(seen.known.clone());
+        Watch { audit: Arc::clone(self), seen, is_answered: false }
+    }
+
+    fn write(&self, event: &Value) {
         match &self.file {
             None => tracing::info!(target: "audit", "{event}"),
             Some(file) => {
-                if let Err(error) = file.write(&event) {
-                    tracing::error!(%error, event = %event, "an audit event could not be written");
+                if let Err(error) = file.write(event) {
+                    tracing::error!(%error, %event, "an audit event could not be written");
                 }
             }
         }
-        response
     }
 
-    fn event(
-        &self,
-        request: &HttpRequest,
-        pattern: &str,
-        status: StatusCode,
-        made: Option<String>,
-        request_id: &str,
-    ) -> Value {
-        let extensions = request.extensions();
-        let (initiator, subject) = (extensions.get::<Initiator>(), extensions.get::<Subject>());
+    /// The event of a request, also of one that was not answered.
+    fn event(&self, seen: &Seen, pattern: &str, status: Option<StatusCode>, made: Option<String>) -> Value {
+        let (initiator, subject) = (seen.known.0.initiator.get(), seen.known.0.subject.get());
         let now = Utc::now().format("%Y-%m-%dT%H:%M:%S%.6f+0000").to_string();
         let text = |value: Option<&str>| value.unwrap_or(UNKNOWN).to_owned();
-        let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-        let mut host = json!({"address": text(request.peer_addr().map(|at| at.ip().to_string()).as_deref())});
-        if let Some(agent) = agent {
-            host["agent"] = agent.chars().take(AGENT).collect::<String>().into();
+        let mut host = json!({"address": text(seen.peer.map(|at| at.to_string()).as_deref())});
+        if let Some(agent) = &seen.agent {
+            host["agent"] = agent.as_str().into();
         }
+        let identity = match (initiator, status) {
+            (Some(_), _) => "Confirmed",
+            (None, Some(_)) => "Invalid",
+            (None, None) => UNKNOWN,
+        };
         let mut who = json!({
             "typeURI": "service/security/account/user",
             "id": text(initiator.map(|who| who.user_id.as_str())),
             "host": host,
-            "credential": {"identity_status": if initiator.is_some() { "Confirmed" } else { "Invalid" }},
-            "request_id": request_id,
+            "credential": {"identity_status": identity},
+            "request_id": seen.request_id,
         });
         if let Some(initiator) = initiator {
             who["project_id"] = initiator.project_id.as_str().into();
@@ -140,11 +247,12 @@ impl Audit {
                 }
             }
         }
+        if let Some(client) = seen.client {
+            // The host stays the peer, of which nobody else tells.
+            who["addresses"] = json!([{"name": "forwarded", "url": client.to_string()}]);
+        }
         let keyed = pattern.contains("{key}");
-        let named = || {
-            let parts: Vec<&str> = request.match_info().iter().map(|(_, part)| part).collect();
-            (!parts.is_empty() && !keyed).then(|| parts.join("/"))
-        };
+        let named = || (!seen.named.is_empty() && !keyed).then(|| seen.named.clone());
         let id = subject.map(|subject| subject.id.clone()).or_else(|| made.or_else(named));
         let mut target = json!({
             "typeURI": format!("{}{}", self.service, kind(pattern)),
@@ -155,19 +263,27 @@ impl Audit {
             // As the request means it: an administrator may name what is another's.
             target["project_id"] = owner.as_str().into();
         }
-        json!({
+        let outcome = match status {
+            None => UNKNOWN,
+            Some(status) if status.is_client_error() || status.is_server_error() => "failure",
+            Some(_) => "success",
+        };
+        let mut event = json!({
             "typeURI": "http://schemas.dmtf.org/cloud/audit/1.0/event",
             "id": Uuid::new_v4(),
             "eventType": "activity",
             "eventTime": now,
-            "action": action(request.method(), pattern),
-            "outcome": if status.is_client_error() || status.is_server_error() { "failure" } else { "success" },
-            "reason": {"reasonType": "HTTP", "reasonCode": status.as_u16().to_string()},
+            "action": action(&seen.method, pattern),
+            "outcome": outcome,
             "initiator": who,
             "target": target,
             "observer": {"typeURI": self.service, "id": "target", "name": "taibai"},
-            "requestPath": if keyed { pattern } else { request.path() },
-        })
+            "requestPath": if keyed { pattern } else { &seen.path },
+        });
+        if let Some(status) = status {
+            event["reason"] = json!({"reasonType": "HTTP", "reasonCode": status.as_u16().to_string()});
+        }
+        event
     }
 }
 
@@ -286,6 +402,17 @@ mod tests {
         ] {
             assert_eq!(action(&method.parse().unwrap(), pattern), expected, "{method} {pattern}");
             assert_eq!(kind(pattern), of, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_path_names_what_it_is_about() {
+        for (pattern, path, expected) in [
+            ("/v1/functions", "/v1/functions", ""),
+            ("/v1/functions/{id}", "/v1/functions/a", "a"),
+            ("/v1/functions/{id}/versions/{version}/detach", "/v1/functions/a/versions/1/detach", "a/1"),
+        ] {
+            assert_eq!(values(pattern, path), expected);
         }
     }
 

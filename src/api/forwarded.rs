@@ -18,33 +18,44 @@ pub struct Forwarded {
 
 impl Forwarded {
     /// `Forwarded` (RFC 7239), or where it is missing the older `X-Forwarded-` headers. Of several proxies the
-    /// first, which the caller met. The prefix has no place in the former.
+    /// first says what the caller wrote. Who the caller is, the last does: what stands before its words anybody
+    /// can have sent. The prefix has no place in the former.
     pub fn of(headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        // A proxy may add a line of its own.
+        let last = |name: &str| headers.get_all(name).last().and_then(|value| value.to_str().ok());
         let first = |name: &str| text(name).and_then(|value| value.split(',').next()).map(str::trim);
         let mut forwarded = Self { prefix: first("x-forwarded-prefix").and_then(prefix), ..Self::default() };
         if let Some(header) = text("forwarded") {
-            for (name, value) in pairs(header) {
-                match name.to_ascii_lowercase().as_str() {
-                    "proto" => forwarded.scheme = scheme(&value),
-                    "host" => forwarded.host = host(&value),
-                    "for" => forwarded.client = client(&value),
+            for (name, value) in elements(header).first().into_iter().flatten() {
+                match name.as_str() {
+                    "proto" => forwarded.scheme = scheme(value),
+                    "host" => forwarded.host = host(value),
                     _ => {}
                 }
             }
+            let last = last("forwarded").map(elements).unwrap_or_default().pop().unwrap_or_default();
+            forwarded.client =
+                last.iter().find(|(name, _)| name == "for").and_then(|(_, value)| client(value));
         } else {
             forwarded.scheme = first("x-forwarded-proto").and_then(scheme);
             forwarded.host = first("x-forwarded-host").and_then(host);
-            forwarded.client = first("x-forwarded-for").and_then(client);
+            let last = last("x-forwarded-for").and_then(|value| value.rsplit(',').next());
+            forwarded.client = last.map(str::trim).and_then(client);
         }
         forwarded
     }
 }
 
-/// The pairs of the first element of a `Forwarded` header, values without their quotes.
-fn pairs(header: &str) -> Vec<(String, String)> {
-    let (mut pairs, mut name, mut value) = (Vec::new(), String::new(), None::<String>);
+/// The pairs of each element of a `Forwarded` header, names in lower case, values without their quotes. None where
+/// a quote is left open: whose words are whose cannot be told then.
+fn elements(header: &str) -> Vec<Vec<(String, String)>> {
+    let (mut elements, mut pairs) = (Vec::new(), Vec::new());
+    let (mut name, mut value) = (String::new(), None::<String>);
     let (mut is_quoted, mut is_escaped) = (false, false);
+    let pair = |name: &mut String, value: String| {
+        (std::mem::take(name).trim().to_ascii_lowercase(), value.trim().to_owned())
+    };
     for character in header.chars() {
         match (character, &mut value) {
             (_, Some(value)) if is_escaped => {
@@ -54,15 +65,24 @@ fn pairs(header: &str) -> Vec<(String, String)> {
             ('\\', Some(_)) if is_quoted => is_escaped = true,
             ('"', Some(_)) => is_quoted = !is_quoted,
             (_, Some(value)) if is_quoted => value.push(character),
-            (',', _) => break,
-            (';', _) => pairs.extend(value.take().map(|value| (std::mem::take(&mut name), value))),
+            (',' | ';', _) => {
+                pairs.extend(value.take().map(|value| pair(&mut name, value)));
+                name.clear();
+                if character == ',' {
+                    elements.push(std::mem::take(&mut pairs));
+                }
+            }
             ('=', None) => value = Some(String::new()),
             (_, Some(value)) => value.push(character),
             (_, None) => name.push(character),
         }
     }
-    pairs.extend(value.map(|value| (name, value)));
-    pairs.into_iter().map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
+    if is_quoted {
+        return Vec::new();
+    }
+    pairs.extend(value.map(|value| pair(&mut name, value)));
+    elements.push(pairs);
+    elements
 }
 
 fn scheme(text: &str) -> Option<String> {
@@ -83,7 +103,10 @@ fn prefix(text: &str) -> Option<String> {
 
 /// An address, with or without a port; IPv6 in brackets where it has one.
 fn client(text: &str) -> Option<IpAddr> {
-    let in_brackets = text.strip_prefix('[').and_then(|rest| rest.split(']').next());
+    let in_brackets = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let in_brackets = in_brackets.and_then(|(address, port)| {
+        (port.is_empty() || port.starts_with(':') && !port.contains(',')).then_some(address)
+    });
     text.parse()
         .ok()
         .or_else(|| in_brackets?.parse().ok())
@@ -115,7 +138,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "cloud.example.org:8443, inner"),
             ("x-forwarded-prefix", "/function-engine/"),
-            ("x-forwarded-for", "203.0.113.7, 10.0.0.1"),
+            ("x-forwarded-for", "198.51.100.9, 203.0.113.7"),
         ];
         assert_eq!(
             read(&headers),
@@ -126,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_standard_header_goes_before_them() {
-        let standard = "for=\"[2001:db8::17]:4711\";Proto=HTTPS; host=\"a.example:1\", for=10.0.0.1;host=b";
+        let standard = "for=10.0.0.1;Proto=HTTPS; host=\"a.example:1\", For=\"[2001:db8::17]:4711\";host=b";
         let headers = [
             ("forwarded", standard),
             ("x-forwarded-host", "other"),
@@ -139,6 +162,30 @@ mod tests {
             read(&[("forwarded", "for=unknown;by=\"a\\\"b;c\";proto=http")]),
             some(["http", "", "", ""])
         );
+    }
+
+    #[test]
+    fn who_the_caller_is_says_the_proxy_that_is_believed() {
+        let proxy = "203.0.113.7";
+        for (name, lines, expected) in [
+            ("x-forwarded-for", &["198.51.100.9,203.0.113.7"][..], proxy),
+            ("x-forwarded-for", &["198.51.100.9", "203.0.113.7"], proxy),
+            ("x-forwarded-for", &["198.51.100.9, 10.0.0.1", "10.0.0.2, 203.0.113.7:4711"], proxy),
+            ("x-forwarded-for", &["198.51.100.9, somebody"], ""),
+            ("forwarded", &["for=198.51.100.9, for=203.0.113.7;proto=http"], proxy),
+            ("forwarded", &["for=198.51.100.9", "for=203.0.113.7"], proxy),
+            ("forwarded", &["for=\"198.51.100.9, for=10.0.0.1\", for=203.0.113.7"], proxy),
+            ("forwarded", &["for=198.51.100.9, proto=http"], ""),
+            // A quote that the caller leaves open takes in the words of the proxy.
+            ("forwarded", &["for=\"[2001:db8::1], for=203.0.113.7"], ""),
+            ("forwarded", &["for=\"[2001:db8::1]:1, for=203.0.113.7"], ""),
+            ("forwarded", &["for=\"198.51.100.9:1, for=203.0.113.7"], ""),
+            ("forwarded", &["for=198.51.100.9, by=\"x, for=203.0.113.7"], ""),
+            ("forwarded", &["for=198.51.100.9;by=\"x, for=\"[2001:db8::17]\""], ""),
+        ] {
+            let headers: Vec<_> = lines.iter().map(|line| (name, *line)).collect();
+            assert_eq!(read(&headers)[3].as_deref().unwrap_or_default(), expected, "{name}: {lines:?}");
+        }
     }
 
     #[test]

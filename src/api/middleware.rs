@@ -55,11 +55,13 @@ pub async fn edge(
     request.extensions_mut().insert(OwnId(id.clone()));
     collapse_slashes(&mut request);
     let app = request.app_data::<web::Data<App>>().expect("the server gives every request the state").clone();
-    if app.endpoint.is_behind_proxy()
-        && let Some(client) = Forwarded::of(request.headers()).client
-    {
+    let is_behind_proxy = app.endpoint.is_behind_proxy();
+    let client = is_behind_proxy.then(|| Forwarded::of(request.headers()).client).flatten();
+    if let Some(client) = client {
         span.record("client", field::display(client));
     }
+
+    let watch = app.audit.as_ref().map(|audit| audit.watch(&request, &id, client));
 
     async move {
         let is_api = is_api(request.path());
@@ -103,8 +105,8 @@ pub async fn edge(
             let (request, response) = (response.request().clone(), response.response_mut());
             cors.apply(request.headers(), is_options, response.headers_mut());
         }
-        if let Some(audit) = &app.audit {
-            response = audit.record(response, &id);
+        if let Some(watch) = watch {
+            response = watch.answered(response);
         }
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID.clone(), id);

@@ -35,7 +35,7 @@ use crate::policy::Policy;
 use crate::quota::Rate;
 use crate::resource::{Aliases, Executions, Functions, Jobs, Runtimes, Versions, Webhooks};
 use crate::storage::PackageStore;
-use audit::{Audit, Initiator};
+use audit::{Audit, Initiator, Known};
 use cors::Cors;
 use endpoint::PublicEndpoint;
 use error::ApiError;
@@ -53,9 +53,11 @@ pub struct App {
     pub jobs: Jobs,
     pub webhooks: Webhooks,
     /// `None` where nobody wants to know who did what.
-    pub audit: Option<Audit>,
+    pub audit: Option<Arc<Audit>>,
     /// `None` where projects may ask as fast as they like.
     pub rate: Option<Rate>,
+    /// The same for calls of the webhooks of each, apart: who knows a URL must not keep its owner out.
+    pub webhook_rate: Option<Rate>,
     /// How callers reach this service.
     pub endpoint: PublicEndpoint,
     /// Pages of other origins that may call it, where there are any.
@@ -84,8 +86,9 @@ impl App {
         Self {
             policy,
             authenticator,
-            audit: Audit::new(config),
+            audit: Audit::new(config).map(Arc::new),
             rate: Rate::new(&config.quotas),
+            webhook_rate: Rate::new(&config.quotas),
             runtimes: Runtimes::new(db.clone(), engine.clone()),
             versions: functions.versions(),
             functions,
@@ -106,6 +109,11 @@ impl App {
     /// Counts a request among those of a project.
     fn count(&self, project: &ProjectId) -> Result<(), Error> {
         self.rate.as_ref().map_or(Ok(()), |rate| rate.check(project))
+    }
+
+    /// Counts a call among those of a project's webhooks.
+    fn count_call(&self, project: &ProjectId) -> Result<(), Error> {
+        self.webhook_rate.as_ref().map_or(Ok(()), |rate| rate.check(project))
     }
 
     fn of(request: &HttpRequest) -> &web::Data<Self> {
@@ -160,8 +168,8 @@ impl FromRequest for Caller {
             let span = Span::current();
             span.record("project.id", caller.project_id.as_str());
             span.record("user.id", caller.user_id.as_str());
-            if app.audit.is_some() {
-                request.extensions_mut().insert(Initiator::of(&caller));
+            if let Some(known) = Known::of(&request) {
+                known.initiator(Initiator::of(&caller));
             }
             app.count(&caller.project_id)?;
             Ok(caller)

@@ -417,7 +417,8 @@ section! {
     /// `[oslo_middleware]`: what stands before the API.
     pub struct OsloMiddleware {
         /// Believe `Forwarded` (RFC 7239) or `X-Forwarded-Proto`, `-Host`, `-Prefix` and `-For` about where callers reach this
-        /// service. Only behind a proxy that sets them: anybody else can write them too.
+        /// service and who they are. Only behind a proxy that removes all of them from what clients send, `Forwarded`
+        /// also where it sets the others, and sets its own: anybody can write them. etc/apache2 and etc/haproxy do so.
         pub enable_proxy_headers_parsing: bool as "flag" = false;
     }
 }
@@ -464,8 +465,8 @@ section! {
         /// Most bytes of packages that a project keeps, each once. Keystone keeps this limit in MiB, under the name
         /// `package_mebibytes`.
         pub package_bytes: i64 as "limit" = 50 << 30;
-        /// Requests of a project that are answered in a second, on the average, by each API process; more get 429. 0
-        /// for as many as come.
+        /// Requests of a project that are answered in a second, on the average, by each API process; more get 429. Calls
+        /// of its public webhooks are counted apart and may be as many. 0 for as many as come.
         pub requests_per_second: u32 as "number" = 0;
         /// Requests of a project that may come at once; 0 for as many as in a second.
         pub burst: u32 as "number" = 0;

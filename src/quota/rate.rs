@@ -1,4 +1,4 @@
-//! How fast the requests of a project may come.
+//! How fast the requests of a project, and calls of its webhooks, may come.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,13 +1,22 @@
 //! The events of real requests.
 
+use actix_web::HttpResponse;
+use tokio::sync::Notify;
+
 use super::*;
+use crate::model::Caller;
 
 async fn audited() -> (TempDir, Site) {
+    audited_with(|_| ()).await
+}
+
+async fn audited_with(change: impl FnOnce(&mut Config)) -> (TempDir, Site) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.log");
     let site = site_configured(Policy::default(), Authenticator::Noauth, |config| {
         config.audit.enabled = true;
         config.audit.file = file;
+        change(config);
     })
     .await;
     site.app.audit.as_ref().unwrap().refresh().unwrap();
@@ -96,6 +105,70 @@ async fn what_changes_something_leaves_one_event_each_and_what_only_looks_leaves
     assert_eq!(ids.len(), events.len());
     let all = serde_json::to_string(&events).unwrap();
     assert!(!all.contains("PRIVATE") && !all.contains(&other), "{all}");
+}
+
+#[actix_web::test]
+async fn what_was_asked_by_a_caller_who_went_away_is_told_all_the_same() {
+    let (directory, site) = audited().await;
+    let started = Arc::new(Notify::new());
+    let handler = {
+        let started = Arc::clone(&started);
+        move |_: Caller| {
+            let started = Arc::clone(&started);
+            async move {
+                started.notify_one();
+                std::future::pending::<HttpResponse>().await
+            }
+        }
+    };
+    let app = actix_web::App::new().app_data(site.app.clone()).wrap(from_fn(middleware::edge));
+    let app = app.route("/v1/executions/{id}/cancel", web::to(handler));
+    let service = init_service(app).await;
+    let path = format!("/v1/executions/{NOWHERE}/cancel?k=PRIVATE");
+    for method in [Method::POST, Method::GET] {
+        let asked = request("demo", method, &path).peer_addr("192.0.2.7:4711".parse().unwrap());
+        tokio::select! {
+            biased;
+            answer = call_service(&service, asked.to_request()) => panic!("{}", answer.status()),
+            () = started.notified() => {}
+        }
+    }
+    let events = events(&directory);
+    assert_eq!(events.len(), 1, "{events:?}");
+    let event = &events[0];
+    assert_eq!((&event["outcome"], &event["action"]), (&json!("unknown"), &json!("stop")));
+    assert_eq!(event.get("reason"), None);
+    assert_eq!(event["initiator"]["id"], "demo");
+    assert_eq!(event["initiator"]["project_id"], "demo");
+    assert_eq!(event["initiator"]["host"]["address"], "192.0.2.7");
+    assert_eq!(event["target"]["id"], NOWHERE);
+    assert_eq!(event["target"]["project_id"], "demo");
+    assert_eq!(event["requestPath"], path.trim_end_matches("?k=PRIVATE"));
+}
+
+#[actix_web::test]
+async fn behind_a_proxy_the_client_is_named_beside_the_peer() {
+    for is_behind_proxy in [true, false] {
+        let (directory, site) =
+            audited_with(|config| config.oslo_middleware.enable_proxy_headers_parsing = is_behind_proxy)
+                .await;
+        let missing = || {
+            request("demo", Method::DELETE, &format!("/v1/jobs/{NOWHERE}"))
+                .peer_addr("192.0.2.7:4711".parse().unwrap())
+        };
+        let forwarded = ("x-forwarded-for", "198.51.100.9, 203.0.113.7");
+        assert_eq!(site.send(missing().insert_header(forwarded)).await.status, 404);
+        assert_eq!(site.send(missing()).await.status, 404);
+        let events = events(&directory);
+        assert_eq!(events.len(), 2);
+        assert!(
+            events.iter().all(|event| event["initiator"]["host"]["address"] == "192.0.2.7"),
+            "{events:?}"
+        );
+        let addresses = json!([{"name": "forwarded", "url": "203.0.113.7"}]);
+        let expected = [is_behind_proxy.then_some(&addresses), None];
+        assert_eq!([0, 1].map(|at: usize| events[at]["initiator"].get("addresses")), expected);
+    }
 }
 
 #[actix_web::test]

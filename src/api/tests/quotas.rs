@@ -142,31 +142,65 @@ async fn packages_have_room_as_long_as_they_fit() {
     assert_eq!(site.files(), 2);
 }
 
+impl Site {
+    /// The path at which a new webhook is called.
+    async fn webhook(&self, body: Value) -> String {
+        let made = self.post("/v1/webhooks", body).await.json();
+        let url = made["webhook_url"].as_str().unwrap();
+        url[url.find("/v1").unwrap()..].to_owned()
+    }
+}
+
+/// Asks until it is refused; also how often it was not.
+async fn until_refused(ask: impl AsyncFn() -> Answer) -> (usize, Answer) {
+    for passed in 0..200 {
+        let answer = ask().await;
+        if ![200, 202].contains(&answer.status) {
+            return (passed, answer);
+        }
+    }
+    panic!("nothing was refused");
+}
+
+fn invoke(path: &str) -> TestRequest {
+    TestRequest::with_uri(path).method(Method::POST).set_json(json!({}))
+}
+
 #[actix_web::test]
 async fn a_project_that_asks_too_fast_is_told_when_to_come_again() {
     let site = site_within(Quotas { requests_per_second: 1, burst: 20, ..Quotas::default() }).await;
     let id = site.create(&numbered(0)).await;
-    let webhook = site.post("/v1/webhooks", json!({"function_id": id})).await.json();
-    let url = webhook["webhook_url"].as_str().unwrap().to_owned();
-    let invoke = async || {
-        let path = &url[url.find("/v1").unwrap()..];
-        site.send(TestRequest::with_uri(path).method(Method::POST).set_json(json!({}))).await
-    };
-    // Calls of its webhooks are the project's too.
-    let mut passed = 2;
-    let refused = loop {
-        let answer =
-            if passed % 2 == 0 { invoke().await } else { site.ask("demo", Method::GET, "/v1/jobs").await };
-        match answer.status {
-            200 | 202 => passed += 1,
-            _ => break answer,
-        }
-        assert!(passed < 200, "nothing was refused");
-    };
-    assert!(passed >= 20, "{passed}");
+    let webhook = site.webhook(json!({"function_id": id})).await;
+    let private = site.webhook(json!({"function_id": id, "is_public": false})).await;
+    let look = async || site.ask("demo", Method::GET, "/v1/jobs").await;
+    let (passed, refused) = until_refused(look).await;
+    assert!(passed >= 17, "{passed}");
     let (status, text) = refused.fault();
     assert_eq!((status, text.as_str()), (429, "Too many requests of project demo. Try again in 1 s."));
     assert_eq!(refused.header("retry-after"), "1");
     assert_eq!(site.ask("alt", Method::GET, "/v1/jobs").await.status, 200);
     assert_eq!(site.send(TestRequest::with_uri("/healthcheck")).await.status, 200);
+    // Who shows a token asks for its project, also where a webhook is called.
+    let call = async || site.send(invoke(&private).insert_header(("x-auth-token", "demo"))).await;
+    assert_eq!(until_refused(call).await.1.status, 429);
+    // Others that call its webhooks may go on.
+    assert_eq!(site.send(invoke(&webhook)).await.status, 202);
+}
+
+#[actix_web::test]
+async fn who_knows_the_url_of_a_webhook_does_not_keep_its_owner_out() {
+    let site = site_within(Quotas { requests_per_second: 1, burst: 20, ..Quotas::default() }).await;
+    let id = site.create(&numbered(0)).await;
+    let webhook = site.webhook(json!({"function_id": id})).await;
+    let signed = site.webhook(json!({"function_id": id, "secret": "hidden"})).await;
+    // As often as this nobody may ask, had it counted.
+    let started = std::time::Instant::now();
+    let unsigned = join_all((0..60).map(|_| site.send(invoke(&signed)))).await;
+    assert!(unsigned.iter().all(|answer| answer.status == 401), "none of them counts");
+    assert!(started.elapsed().as_secs() < 40, "it was too slow to tell");
+
+    let (passed, refused) = until_refused(async || site.send(invoke(&webhook)).await).await;
+    assert!(passed >= 20, "{passed}");
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "1"));
+    assert_eq!(site.ask("demo", Method::GET, "/v1/jobs").await.status, 200);
 }

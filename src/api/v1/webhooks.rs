@@ -14,7 +14,7 @@ use sha2::Sha256;
 
 use super::{Listing, PROJECTS, Time, empty, list_query, page, webhook_input};
 use crate::api::App;
-use crate::api::audit::Subject;
+use crate::api::audit::{Known, Subject};
 use crate::api::error::{ApiError, Entry, code};
 use crate::api::extract::{Body, NoQuery, PathId, read_whole};
 use crate::api::middleware::{OwnId, RequestId};
@@ -253,13 +253,11 @@ async fn invoke(
     let key = request.match_info().query("key");
     let no_such_webhook = || ApiError::NoSuchWebhook { key: key.to_owned() };
     let webhook = app.webhooks.find_by_key(key).await?.ok_or_else(no_such_webhook)?;
-    if app.audit.is_some() {
+    if let Some(known) = Known::of(&request) {
         let (id, project_id) = (webhook.id.to_string(), webhook.project_id.to_string());
-        request.extensions_mut().insert(Subject { id, project_id });
+        known.subject(Subject { id, project_id });
     }
-    if webhook.is_public {
-        app.count(&webhook.project_id)?;
-    } else {
+    if !webhook.is_public {
         let caller = Caller::from_request(&request, &mut Payload::None).await?;
         if caller.project_id != webhook.project_id && !caller.is_admin() {
             return Err(no_such_webhook());
@@ -270,6 +268,10 @@ async fn invoke(
     let body = read_whole(&mut payload.into_inner(), app.max_body_bytes).await?;
     if let Some(secret) = &webhook.secret {
         verify(secret, request.headers(), &body)?;
+    }
+    // Not before: what anybody can send must not use up what those have who may call it.
+    if webhook.is_public {
+        app.count_call(&webhook.project_id)?;
     }
     let input = webhook_input::read(&request, body, webhook.secret.is_some()).await;
     let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
