@@ -47,6 +47,8 @@ upgrade_project taibai "$RUN_DIR" "$BASE_DEVSTACK_BRANCH" "$TARGET_DEVSTACK_BRAN
 
 sync_taibai_database || die $LINENO "The database could not be brought to this release."
 
+check_taibai_upgrade || die $LINENO "Something stands in the way of this release; see the table above."
+
 start_taibai
 
 ensure_services_started taibai-api taibai-engine

@@ -18,7 +18,7 @@ use crate::model::{FunctionId, ProjectId, RuntimeId, Scope, alias, function, run
 /// Rows of each table; those that are called least go first.
 const MOST: u64 = 10_000;
 /// What somebody changes in the file behind our back is seen after this time.
-const OLDEST: Duration = Duration::from_secs(10);
+const OLDEST: Duration = Duration::from_secs(2);
 
 /// What can write rows that are kept, and has to say so where it does.
 pub trait Changes: ConnectionTrait {

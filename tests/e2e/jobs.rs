@@ -174,13 +174,14 @@ async fn a_broken_job_says_why_and_stalls_no_other() {
 
     // As nothing in the API lets it happen.
     alias::Entity::delete_by_id(row.id.clone()).exec(&database.writer()).await.unwrap();
-    set_next(&service.home, &once, Timestamp::now()).await;
     eventually("the broken job says why", async || {
         let shown = show(&service, &broken).await;
         assert_eq!(shown["status"], "running");
         shown["status_reason"].as_str().is_some_and(|why| why.contains("FunctionAlias not found [name=prod]"))
     })
     .await;
+    // Which also tells that nothing is remembered of the alias.
+    set_next(&service.home, &once, Timestamp::now()).await;
     let cancelled = status_becomes(&service, &once, "cancelled").await;
     assert!(cancelled["status_reason"].as_str().unwrap().contains("FunctionAlias not found"), "{cancelled}");
     assert_eq!(executions(&service, &once).await, Vec::<Value>::new());

@@ -232,6 +232,17 @@ async fn a_secret_asks_for_a_signature_and_a_rotation_ends_the_old_url() {
     service.stop_clean().await;
 }
 
+/// The answer of a webhook that is going to be refused.
+async fn once_refused(service: &Service, url: &str) -> Answer {
+    let mut answer = post(service, "", url, &json!({})).await;
+    eventually("the webhook is refused", async || {
+        answer = post(service, "", url, &json!({})).await;
+        answer.status >= 400
+    })
+    .await;
+    answer
+}
+
 #[tokio::test]
 async fn an_alias_is_looked_for_in_the_webhooks_own_project() {
     let service = Service::start(&[("api.public_endpoint", "https://cloud.example.org/functions/")]).await;
@@ -277,7 +288,8 @@ async fn an_alias_is_looked_for_in_the_webhooks_own_project() {
         ..Default::default()
     };
     sea_orm::ActiveModelTrait::update(change, &database.writer()).await.unwrap();
-    let refused = post(&service, "", &url, &json!({})).await;
+    // Nobody tells the service, which then takes a moment.
+    let refused = once_refused(&service, &url).await;
     assert_eq!(fault(&refused), (404, format!("Function not found [id={other}]")));
 
     // As only the id stands in the row, a webhook of a runtime that is away waits for nobody.
@@ -292,7 +304,7 @@ async fn an_alias_is_looked_for_in_the_webhooks_own_project() {
     .await
     .unwrap();
     let url = format!("{}/invoke", path_of(&direct));
-    let away = post(&service, "", &url, &json!({})).await;
+    let away = once_refused(&service, &url).await;
     assert_eq!(fault(&away), (409, format!("Runtime {runtime} is not available.")));
     database.close().await.unwrap();
     service.stop_clean().await;

@@ -219,6 +219,11 @@ async fn a_service_that_is_away_or_refuses_is_not_a_package_that_is_missing() {
     let bytes = noise(3 << 20);
     let digest = fixture.keep(&bytes).await;
 
+    // Swift's log names the request that it was asked for.
+    const ID: &str = "req-44444444-2222-4333-8444-555555555555";
+    drop(openstack::on_behalf_of(ID.into(), fixture.store.open(&digest)).await.unwrap());
+    assert!(way.seen().contains(&format!("x-openstack-request-id: {ID}")));
+
     // A token that is refused is replaced, in the middle of nothing.
     for _ in 0..2 {
         let issued = ours.calls("issue");
