@@ -73,7 +73,9 @@ stop_docker() {
     fi
     stop_process "$DOCKERD_PID" 30 || return 1
     # What the engine itself leaves.
-    as_root rm -f "$DOCKERD_PID_FILE" /run/docker/containerd/*.sock /run/docker/containerd/*.sock.ttrpc
+    as_root rm -f "$DOCKERD_PID_FILE"
+    # Where only root may look.
+    as_root find /run/docker/containerd -name '*.sock*' -type s -delete 2>/dev/null || true
     local left
     for left in /var/lib/docker /run/docker/netns/default; do
         if ! grep -q " $left " <<<"$DOCKER_WAS_MOUNTED" && grep -q " $left " /proc/self/mounts; then

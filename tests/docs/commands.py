@@ -83,9 +83,10 @@ class Shell:
         """Starts a command that goes on, as in a terminal of its own, and waits until it prints a text."""
         number = len(self.staying)
         output, status = (os.path.join(self.scratch, f".{kind}-{number}") for kind in ("staying", "status"))
-        # A shell in the background lets programs ignore Ctrl-C, unless it gives each a group of its own.
+        # A shell in the background lets programs ignore Ctrl-C, unless it gives each a group of its own; and the shell
+        # that waits for the program is of the group too.
         done, printed = self.run(
-            f"set -m; {{ ( {text}\n); echo $? >{status}; }} >{output} 2>&1 & staying=$!; set +m; echo $staying")
+            f"set -m; {{ trap : INT; {text}\necho $? >{status}; }} >{output} 2>&1 & staying=$!; set +m; echo $staying")
         if done != 0:
             return f"{text}\ncould not be started:\n" + "\n".join(printed)
         self.staying.append((text, int(printed[-1]), output, status))
