@@ -45,8 +45,8 @@ if is_service_enabled taibai; then
         stop_taibai
         remove_taibai_workers
         remove_taibai_proxy
-        remove_taibai_accounts
         remove_taibai_data
+        remove_taibai_accounts
 
     elif [[ "$1" == "clean" ]]; then
         clean_taibai

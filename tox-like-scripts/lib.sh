@@ -269,6 +269,15 @@ ensure_registry() { ensure_packages docker-registry=docker-registry; }
 # What the network of functions is made and tried with.
 ensure_network_tools() { ensure_packages nft=nftables ip=iproute2; }
 
+# --- commands of the documents ----------------------------------------------------------------------
+
+# page_block PAGE NAME: prints the commands that doc/source/PAGE marks `run by` this script under that name. The file
+# PAGE_BLOCKS has those that were asked for.
+page_block() { python3 -B "$ROOT/tests/docs/pages.py" block "$(basename "$0")" "$1" "$2" "$PAGE_BLOCKS"; }
+
+# Whether every block that the pages leave to this script was asked for.
+check_page_blocks() { python3 -B "$ROOT/tests/docs/pages.py" all "$(basename "$0")" "$PAGE_BLOCKS"; }
+
 # --- Keystone and Swift ---------------------------------------------------------------------------
 
 CLOUD_STARTED=

@@ -73,7 +73,9 @@ stop_docker() {
     fi
     stop_process "$DOCKERD_PID" 30 || return 1
     # What the engine itself leaves.
-    as_root rm -f "$DOCKERD_PID_FILE" /run/docker/containerd/*.sock /run/docker/containerd/*.sock.ttrpc
+    as_root rm -f "$DOCKERD_PID_FILE"
+    # Where only root may look.
+    as_root find /run/docker/containerd -name '*.sock*' -type s -delete 2>/dev/null || true
     local left
     for left in /var/lib/docker /run/docker/netns/default; do
         if ! grep -q " $left " <<<"$DOCKER_WAS_MOUNTED" && grep -q " $left " /proc/self/mounts; then
@@ -90,15 +92,21 @@ alive() {
     [ -n "${1:-}" ] && [ -r "/proc/$1/status" ] && ! grep -qs '^State:.Z' "/proc/$1/status"
 }
 
+# kill_as_root SIGNAL PID: with the shell's own `kill`, since a bare system has no other.
+kill_as_root() {
+    # shellcheck disable=SC2016
+    as_root bash -c 'kill -"$1" "$2"' kill "$1" "$2" 2>/dev/null || true
+}
+
 # stop_process PID SECONDS: asks it to end, and makes it where it does not. Fails where it had to.
 stop_process() {
     local pid=$1 until=$((SECONDS + $2))
     # Said, since in a trap it would be the status of what came before.
     if ! alive "$pid"; then return 0; fi
-    as_root kill -TERM "$pid" 2>/dev/null || true
+    kill_as_root TERM "$pid"
     while alive "$pid"; do
         if [ "$SECONDS" -ge "$until" ]; then
-            as_root kill -KILL "$pid" 2>/dev/null || true
+            kill_as_root KILL "$pid"
             return 1
         fi
         sleep 0.1

@@ -94,6 +94,7 @@ DATABASE_PORT=${server##*:}
 DATABASE_USER=taibai
 DATABASE_PASSWORD=taibai
 ADMIN_PASSWORD=$ADMIN_PASSWORD
+DEMO_PASSWORD=$DEMO_PASSWORD
 SERVICE_PASSWORD=$SERVICE_PASSWORD
 SERVICE_HOST=controller
 KEYSTONE_SERVICE_URI=$KEYSTONE
@@ -120,6 +121,67 @@ END
             printf 'enable_plugin taibai %s\n' "$ROOT"
         } >"$HARNESS/localrc"
     )
+}
+
+# --- what it can be told -------------------------------------------------------------------------------
+
+# The variables of devstack/settings.
+setting_names() { grep -oE '^ *TAIBAI_[A-Z_]+=' devstack/settings | tr -d ' =' | sort -u; }
+
+# Writes down which of them this DevStack has other than they would be by themselves.
+note_settings() {
+    # The words in quotes are for the shell that has the settings.
+    # shellcheck disable=SC2016
+    in_devstack eval '
+        for name in $(setting_names); do
+            value=${!name}
+            by_itself=$(unset "$name"; load_plugin_settings; printf "%s" "${!name}")
+            if [ "$value" != "$by_itself" ]; then printf "%s\n" "$name"; fi
+        done' >>"$DIRECTORY/told"
+}
+
+# Each of them was told something in some run whose effects were looked at.
+check_settings_told() {
+    expect "every variable of the settings had another value than its own somewhere" \
+        nothing "$(setting_names | grep -vxF -f "$DIRECTORY/told")"
+}
+
+# What follows from those of which others are made.
+check_settings() {
+    say "==> settings"
+    new_devstack settings mysql TAIBAI_PROXY_URL= TAIBAI_SERVICE_PROTOCOL=https TAIBAI_SERVICE_HOST=cloud.example.org \
+        TAIBAI_PROXY_PATH=/functions TAIBAI_SERVICE_PORT=7777
+    expect "the address of the path follows from protocol, host and path" same \
+        "$(setting TAIBAI_PROXY_URL)" https://cloud.example.org/functions
+    expect "the catalog names it" same "$(setting TAIBAI_ENDPOINT_URL)" https://cloud.example.org/functions
+    expect "the address of the port follows from host and port" same "$(setting TAIBAI_PORT_URL)" http://cloud.example.org:7777
+    note_settings
+    HARNESS=
+}
+
+# What the plugin would install where there is no Docker engine. Here there is one, which it does not see until then.
+check_docker_package() {
+    local tools=$DIRECTORY/without-docker
+    new_devstack package mysql
+    mkdir -p "$tools"
+    ln -sf /usr/bin/* /usr/sbin/* "$tools"
+    rm -f "$tools/docker"
+    # asked [NAME=VALUE]: the packages that are asked for.
+    asked() {
+        # shellcheck disable=SC2016
+        in_devstack eval '
+            . "'"$ROOT"'/devstack/lib/taibai"
+            tools="'"$tools"'" whole=$PATH
+            function install_package { printf "%s\n" "$@" >&3; PATH=$whole; hash -r; }
+            PATH=$tools
+            '"${1:-}"'
+            install_taibai_docker' 3>&1 >/dev/null 2>&1
+    }
+    expect "without a Docker engine the distribution's is installed" same "$(asked)" docker.io
+    expect "or the package that was named" same "$(asked TAIBAI_DOCKER_PACKAGE=docker-of-ours)" docker-of-ours
+    printf 'TAIBAI_DOCKER_PACKAGE=docker-of-ours\n' >>"$HARNESS/localrc"
+    note_settings
+    HARNESS=
 }
 
 # --- what the plugin says ------------------------------------------------------------------------
@@ -265,7 +327,7 @@ CLIENT_PID=
 
 # Has the plugin install its client, beside what else goes on. To be followed by check_client.
 install_client() {
-    new_devstack client mysql
+    new_devstack client mysql "TAIBAI_CLIENT_DIR=$DIRECTORY/client-of-ours"
     in_devstack eval "set -e; . '$ROOT/devstack/lib/taibai'; install_taibai_client; install_taibai_client" \
         >"$LOG_DIR/devstack-client.log" 2>&1 &
     CLIENT_PID=$!
@@ -276,6 +338,8 @@ check_client() {
     expect "the plugin installs the client" wait "$CLIENT_PID"
     CLIENT_PID=
     export HARNESS=$DIRECTORY/client
+    expect "where it was told to" test -x "$DIRECTORY/client-of-ours/bin/openstack"
+    note_settings
     expect "which has the commands of functions" contains \
         "$("$(setting TAIBAI_CLIENT)" function execution create --help 2>&1)" "--function"
     HARNESS=
@@ -283,7 +347,7 @@ check_client() {
 
 # --- what there is -------------------------------------------------------------------------------
 
-in_keystone() { "$CLIENT/bin/python" "$ROOT/tests/devstack/keystone.py" devstack-admin "$1" "$REGION" "${@:2}"; }
+in_keystone() { SERVICE_TYPES=function-engine,$DEPLOYMENT "$CLIENT/bin/python" "$ROOT/tests/devstack/keystone.py" devstack-admin "$1" "$REGION" "${@:2}"; }
 
 # ask METHOD URL: the status of the answer to the demo user.
 status_of() {
@@ -334,7 +398,7 @@ snapshot() {
     as_root find "$DEST/etc" "$APACHE_DIR/sites-available" "$APACHE_DIR/sites-enabled" "$APACHE_DIR/mods-enabled" \
         -printf '%p %m %u %l\n' | sort
     as_root find "$DEST/etc" "$DEST/bin" "$APACHE_DIR/sites-available" -type f -exec sha256sum {} + | sort
-    as_root find "$DATA_DIR/taibai/packages" -type f | sort
+    as_root find "$TAIBAI_DATA_DIR/packages" -type f | sort
     rows
     containers
 }
@@ -351,10 +415,11 @@ remains() {
     ip link show "$TAIBAI_BRIDGE" 2>/dev/null || true
     find /sys/fs/cgroup -type d -path "*/taibai/$DEPLOYMENT" 2>/dev/null || true
     awk -v at="$HARNESS/" 'index($5, at) == 1 { print "mount", $5 }' /proc/self/mountinfo
-    for file in "$TAIBAI_RUN_DIR" "$DATA_DIR/taibai/work" "$DATA_DIR/taibai/packages"; do
+    for file in "$TAIBAI_RUN_DIR" "$TAIBAI_DATA_DIR/work" "$TAIBAI_DATA_DIR/packages"; do
         if as_root test -e "$file"; then printf 'directory %s\n' "$file"; fi
     done
-    find "$APACHE_DIR" -name '*taibai*'
+    find "$APACHE_DIR" -name '*taibai*' -o -name "$TAIBAI_APACHE_SITE.conf"
+    "$OPENSTACK" --os-cloud devstack-service container list -f value -c Name | grep -x -e "$TAIBAI_SWIFT_CONTAINER" || true
     case $DATABASE_TYPE in
     mysql) _sql "" "SELECT schema_name FROM information_schema.schemata" ;;
     postgresql) _sql "" "SELECT datname FROM pg_database" ;;
@@ -365,21 +430,47 @@ remains() {
 # What clean.sh takes beyond that.
 remains_after_clean() {
     remains
-    find "$DEST/bin" "$DEST/etc" "$DATA_DIR" -name '*taibai*' 2>/dev/null || true
+    find "$DEST/bin" "$DEST/etc" "$DATA_DIR" "$TAIBAI_DATA_DIR" -name '*taibai*' 2>/dev/null || true
     find "$SYSTEMD_DIR" -name 'devstack@taibai*' 2>/dev/null || true
     as_root docker images --quiet --filter "reference=$DEPLOYMENT/*" | sed 's/^/image /'
 }
 
 # --- a whole DevStack ----------------------------------------------------------------------------
 
-# The images that the plugin would build under this test's names: the same ones, so it finds them up to date.
+# tag_images NAME...: the images that the plugin would build under this test's names: the same ones, so it finds them
+# up to date.
 tag_images() {
     local image version
     version=$(sed -nE '/^\[workspace\.package\]/,/^\[/ s/^version = "(.*)"$/\1/p' Cargo.toml)
-    for image in python3 nodejs shell; do
+    for image; do
         as_root docker tag "${TAIBAI_IMAGE_PREFIX:-taibai}/$image:latest" "$DEPLOYMENT/$image:$version"
         as_root docker tag "${TAIBAI_IMAGE_PREFIX:-taibai}/$image:latest" "$DEPLOYMENT/$image:latest"
     done
+}
+
+# What the plugin has made where there was neither an engine nor an image. They are the test's own from here on.
+check_bare() {
+    expect "the plugin installs the Docker engine" contains "$(cat "$HARNESS/installed")" "install_package docker.io"
+    expect "and builds the images of runtimes" same \
+        "$(as_root docker images --format '{{.Repository}}' "$DEPLOYMENT/*" | grep -v /base- | sort -u)" \
+        "$(printf "$DEPLOYMENT/%s\n" nodejs python3 shell)"
+    for image in python3 nodejs shell; do
+        as_root docker tag "$DEPLOYMENT/$image:latest" "${TAIBAI_IMAGE_PREFIX:-taibai}/$image:latest"
+    done
+    BARE=
+}
+
+# The commands of the plugin's own page, as they stand there, but for where the client is.
+readme() {
+    local text
+    text=$(sed -n '/^\.\. code-block:: console$/,/^[^ .]/p' devstack/README.rst | sed -nE 's/^   (\$ )?//p')
+    [[ "$text" == *'function execution create'* ]] || return 1
+    text=${text//"/opt/stack/data/taibai/client/bin/openstack"/"$OPENSTACK"}
+    mkdir "$HARNESS/readme"
+    ln -s "$DEVSTACK/openrc" "$DEVSTACK/stackrc" "$HARNESS/readme/"
+    # What the login is made of calls a function of DevStack's here.
+    (cd "$HARNESS/readme" && bash -eo pipefail -c ". '$DEVSTACK/functions'
+$text") && as_demo function delete hello
 }
 
 # check_devstack DATABASE ENDPOINT [LINE...]: every phase upon one kind of database, with the catalog naming the
@@ -389,13 +480,15 @@ check_devstack() {
     shift 2
     say "==> DevStack with $database, the catalog naming the $endpoint"
     new_devstack "$database" "$database" "$@"
-    tag_images
+    if [ -z "$BARE" ]; then tag_images python3 nodejs shell; fi
     if ! devstack "$database-stack" "$DEVSTACK/stack.sh"; then
         expect "$database: stack.sh" false
         unstack
         return
     fi
     expect "$database: stack.sh runs every phase" no_complaints
+    if [ -n "$BARE" ]; then check_bare; fi
+    note_settings
     case $endpoint in
     port) url=http://controller:$(setting TAIBAI_SERVICE_PORT) other=$(setting TAIBAI_PROXY_URL) ;;
     path) url=$(setting TAIBAI_PROXY_URL) other=http://controller:$(setting TAIBAI_SERVICE_PORT) ;;
@@ -438,6 +531,14 @@ END
             "$(curl --silent --noproxy '*' "$(setting TAIBAI_PROXY_URL)/")" "\"href\":\"$(setting TAIBAI_PROXY_URL)/v1"
     fi
 
+    if [ "$(in_devstack eval 'trueorfalse False TAIBAI_ALLOW_OUTSIDE')" = True ]; then
+        expect "$database: what was allowed beside the catalog is in the rules" contains \
+            "$(as_root nft list table inet "taibai-$DEPLOYMENT")" 192.0.2.7
+        expect "$database: and so are the name servers" contains \
+            "$(as_root nft list table inet "taibai-$DEPLOYMENT")" 192.0.2.53
+    fi
+    expect "$database: the commands of the plugin's page" contains "$(readme 2>&1)" "Hello, World"
+
     first=$(in_devstack snapshot)
     expect "$database: stack.sh again" devstack "$database-stack-again" "$DEVSTACK/stack.sh"
     expect "$database: changes nothing" same "$(in_devstack snapshot)" "$first"
@@ -453,6 +554,91 @@ END
     expect "$database: on the same worker" same "$(workers)" "$first"
     expect "$database: no call of Grenade's was wrong" no_complaints
     unstack "$database"
+}
+
+# A DevStack that was told everything else, in a few checks: packages in Swift, no Apache, no network of functions, one
+# runtime, a database that begins anew, other names, places and addresses.
+check_other_ways() {
+    local port token execution
+    say "==> DevStack, told all that it can be told"
+    # These are for the file that DevStack reads.
+    # shellcheck disable=SC2016
+    new_devstack other mysql "$@" TAIBAI_STORAGE=swift "TAIBAI_SWIFT_CONTAINER=$DEPLOYMENT" TAIBAI_USE_PROXY=False \
+        TAIBAI_NETWORK_MODE=none TAIBAI_RECREATE_DB=True TAIBAI_RUNTIMES=python TAIBAI_RUNTIME_TIMEOUT=120 \
+        TAIBAI_MAX_WORKERS=4 TAIBAI_SERVICE_NAME=functions "TAIBAI_SERVICE_TYPE=$DEPLOYMENT" \
+        TAIBAI_SERVICE_HOST=127.0.0.1 TAIBAI_SERVICE_LISTEN_ADDRESS=127.0.0.1 \
+        'TAIBAI_PORT_URL=http://localhost:$TAIBAI_SERVICE_PORT' 'TAIBAI_DATA_DIR=$DEST/functions' \
+        'TAIBAI_CONF=$DEST/etc/taibai/functions.conf' 'TAIBAI_DIR=$HARNESS/tree'
+    ln -s "$ROOT" "$HARNESS/tree"
+    tag_images python3
+    if ! devstack other-stack "$DEVSTACK/stack.sh"; then
+        expect "other: stack.sh" false
+        unstack
+        return
+    fi
+    expect "other: stack.sh runs every phase" no_complaints
+    note_settings
+    port=$(setting TAIBAI_SERVICE_PORT)
+    TAIBAI_URL=http://127.0.0.1:$port
+    token="X-Auth-Token: $(as_demo token issue -f value -c id)"
+
+    expect "other: the catalog has the service under its name and type, at the port; its user may use Swift" same \
+        "$(in_keystone show "$SERVICE_USER" | python3 -c '
+import json, sys
+known = json.load(sys.stdin)
+print(*(word for service in known["services"] for word in service[1:]), *{end[2] for end in known["endpoints"]},
+      *(role[0] for role in known["roles"]))')" \
+        "functions $DEPLOYMENT http://localhost:$port member service"
+    expect "other: it listens where it was told to" same \
+        "$(as_root ss --no-header --listening --tcp --numeric "sport = :$port" | awk '{ print $4 }')" "127.0.0.1:$port"
+    expect "other: Apache has no site" nothing "$(find "$HARNESS/apache/sites-enabled" -name '*.conf')"
+    expect "other: nor are its headers believed" nothing "$(grep enable_proxy_headers_parsing "$(setting TAIBAI_CONF)")"
+    expect "other: the configuration is where it was told to be, and valid" \
+        as_root "$(setting TAIBAI_BIN_DIR)/taibai" config check --config-file "$HARNESS/dest/etc/taibai/functions.conf"
+    expect "other: workers are as many as it was told" grep -qx 'max_workers = 4' "$(setting TAIBAI_CONF)"
+    call GET /v1/runtimes --header "$token"
+    expect "other: there is one runtime" same "$(field runtimes.0.status) $(wc -w <<<"$(names runtimes)") $(names runtimes)" \
+        "available 1 python3"
+    RUNTIME=$(field runtimes.0.id)
+
+    mkdir "$HARNESS/package"
+    printf 'import os\n\n\ndef main(**kwargs):\n    return sorted(os.listdir("/sys/class/net"))\n' >"$HARNESS/package/main.py"
+    (cd "$HARNESS/package" && python3 -m zipfile -c ../networks.zip main.py)
+    call POST /v1/functions --header "$token" --form name=networks --form "runtime_id=$RUNTIME" \
+        --form 'code={"source": "package"}' --form "package=@$HARNESS/networks.zip"
+    execution="{\"function_id\": \"$(field id)\"}"
+    call POST /v1/executions --header "$token" --header 'Content-Type: application/json' --data "$execution"
+    expect "other: a function runs, and has no network" same "$(field status) $(field result.output)" 'success ["lo"]'
+    expect "other: nor is there one" nothing "$(as_root docker network ls --quiet --filter "name=taibai-$DEPLOYMENT")"
+    expect "other: its package is in Swift" same "$(objects | wc -l)" 1
+    expect "other: and not on the disk" nothing "$(as_root find "$(setting TAIBAI_DATA_DIR)/packages" -type f)"
+
+    expect "other: stack.sh again" devstack other-stack-again "$DEVSTACK/stack.sh"
+    expect "other: makes the database twice" same "$(wc -l <"$HARNESS/recreated")" 2
+    call GET /v1/functions --header "$token"
+    expect "other: and begins without functions" same "$(names functions)" ''
+    expect "other: and without packages" nothing "$(objects)"
+    call POST /v1/functions --header "$token" --form name=networks --form "runtime_id=$(runtime_id)" \
+        --form 'code={"source": "package"}' --form "package=@$HARNESS/networks.zip"
+    expect "other: but for new ones" same "$(objects | wc -l)" 1
+    unstack other
+}
+
+# names LIST: those in the ANSWER.
+names() {
+    python3 -c '
+import json, sys
+print(*(row["name"] for row in json.load(sys.stdin)[sys.argv[1]]))' "$1" <<<"$ANSWER"
+}
+
+runtime_id() {
+    call GET /v1/runtimes --header "$token"
+    field runtimes.0.id
+}
+
+# The objects of packages.
+objects() {
+    "$OPENSTACK" --os-cloud devstack-service object list "$(setting TAIBAI_SWIFT_CONTAINER)" -f value -c Name 2>/dev/null || true
 }
 
 # What the services said outlives them.

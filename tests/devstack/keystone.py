@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
 """What the test of the DevStack plugin does in Keystone, beside what the plugin does.
 
-    keystone.py CLOUD up REGION          a region of the test's own, in which Keystone is found too
+    keystone.py CLOUD up REGION          a region of the test's own, in which Keystone and Swift are found too
     keystone.py CLOUD show REGION USER   what there is of the plugin's, as JSON
     keystone.py CLOUD down REGION USER [NAME]
                                          removes all of that, what Grenade left under a name, and the region
 """
 
 import json
+import os
 import sys
 
 from keystoneauth1 import loading
 from keystoneclient.v3 import client
 from openstack import config
 
-TYPE = "function-engine"
+# Under which type the services of the test are registered.
+TYPES = os.environ.get("SERVICE_TYPES", "function-engine").split(",")
+# What a plugin finds in a region beside its own.
+OTHERS = ("identity", "object-store")
 
 
 def connect(cloud):
@@ -25,15 +29,16 @@ def connect(cloud):
 
 def up(keystone, region):
     keystone.regions.create(region)
-    identity = keystone.services.list(type="identity")[0]
-    for endpoint in keystone.endpoints.list(service=identity, region_id="RegionOne"):
-        keystone.endpoints.create(identity, endpoint.url, interface=endpoint.interface, region=region)
+    for kind in OTHERS:
+        service = keystone.services.list(type=kind)[0]
+        for endpoint in keystone.endpoints.list(service=service, region_id="RegionOne"):
+            keystone.endpoints.create(service, endpoint.url, interface=endpoint.interface, region=region)
 
 
 def found(keystone, region, user):
     """Of services, those that this region has endpoints of, or nobody."""
     elsewhere = {end.service_id for end in keystone.endpoints.list() if end.region_id != region}
-    services = {service.id: service for service in keystone.services.list(type=TYPE)}
+    services = {service.id: service for kind in TYPES for service in keystone.services.list(type=kind)}
     endpoints = [endpoint for endpoint in keystone.endpoints.list(region_id=region) if endpoint.service_id in services]
     here = {endpoint.service_id for endpoint in endpoints}
     services = {id: service for id, service in services.items() if id in here or id not in elsewhere}

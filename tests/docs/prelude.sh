@@ -2,6 +2,15 @@
 # What the shells of tests/docs/commands.py have beside the commands of a machine: a service manager for one
 # unit, since a test has none. It does what etc/systemd's unit says: it starts and ends the program.
 
+# What the tree's owner would type there as themselves: what cargo makes stays theirs.
+cargo() {
+    if [ -n "${SUDO_USER:-}" ]; then
+        runuser --user "$SUDO_USER" -- cargo "$@"
+    else
+        command cargo "$@"
+    fi
+}
+
 unit_answers() { curl --silent --output /dev/null --fail --max-time 2 "$TAIBAI_URL/healthcheck"; }
 
 # One that ended and was not waited for does not run.

@@ -6,6 +6,7 @@ which demo has nothing yet, and runs this.
 """
 
 import argparse
+import datetime
 import hashlib
 import io
 import json
@@ -29,6 +30,8 @@ HELLO = 'def main(name="World", **kwargs):\n    print("somebody called")\n    re
 SLEEP = "import time\n\n\ndef main(seconds=30, **kwargs):\n    time.sleep(seconds)\n"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+# What is sent in place of the pattern that the sample shows: half a day away, whenever this runs.
+NIGHTLY = f"{datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=12):%-M %-H * * *}"
 LATER = ("updated_at", "next_execution_time", "first_execution_time")
 
 
@@ -43,6 +46,7 @@ class Steady:
     def text(self, text, sample):
         for found, shown in self.words:
             text = text.replace(found, shown)
+        text = text.replace(NIGHTLY, "0 21 * * *")
         text = UUID.sub(lambda found: self.id(found[0], sample), text)
         text = TIME.sub("2026-01-02T03:04:05Z", text)
         text = re.sub(r'"duration":\d+\.\d+', '"duration":1.004' if "timeout" in text else '"duration":0.031', text)
@@ -287,7 +291,7 @@ def aliases(site, hello):
 
 
 def jobs(site, hello):
-    new = {"function_id": hello, "pattern": "0 21 * * *", "function_input": '{"name": "night"}', "name": "nightly"}
+    new = {"function_id": hello, "pattern": NIGHTLY, "function_input": '{"name": "night"}', "name": "nightly"}
     id = site.ask("POST", "/v1/jobs", new, "v1/job-create")["id"]
     site.ask("GET", "/v1/jobs", sample="v1/jobs-list")
     site.ask("GET", f"/v1/jobs/{id}", sample="v1/job-show")

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{Datelike, Utc};
 use sea_orm::{EntityTrait, IntoActiveModel};
 use serde_json::{Value, json};
 use taibai::db;
@@ -110,11 +111,14 @@ async fn a_job_is_paused_taken_up_again_changed_and_cancelled() {
     assert!(resumed["next_execution_time"].as_str() >= paused["next_execution_time"].as_str());
     eventually("it runs again", async || executions(&service, &id).await.len() > count).await;
 
-    let rare = change(&service, &id, json!({"pattern": "0 21 1 1 *", "name": "yearly"})).await;
-    assert_eq!((&rare["pattern"], &rare["name"]), (&json!("0 21 1 1 *"), &json!("yearly")));
-    assert!(rare["next_execution_time"].as_str().unwrap().ends_with("-01-01T21:00:00Z"), "{rare}");
-    let soon =
-        change(&service, &id, json!({"pattern": "0 21 1 1 *", "next_execution_time": in_an_hour()})).await;
+    // Once a year, and months away whenever this runs.
+    let month = (Utc::now() + chrono::Duration::days(182)).month();
+    let yearly = format!("0 21 1 {month} *");
+    let rare = change(&service, &id, json!({"pattern": yearly, "name": "yearly"})).await;
+    assert_eq!((&rare["pattern"], &rare["name"]), (&json!(yearly), &json!("yearly")));
+    let instant = format!("-{month:02}-01T21:00:00Z");
+    assert!(rare["next_execution_time"].as_str().unwrap().ends_with(&instant), "{rare}");
+    let soon = change(&service, &id, json!({"pattern": yearly, "next_execution_time": in_an_hour()})).await;
     assert_eq!(soon["next_execution_time"], rare["next_execution_time"], "the pattern has none sooner");
     assert_eq!(change(&service, &id, json!({"status": "cancelled"})).await["status"], "cancelled");
     service.ask("demo", "DELETE", &delete, None).await.expect(204);
@@ -249,20 +253,24 @@ async fn kill_9_across_instants_neither_loses_nor_doubles_one() {
 async fn a_backlog_is_one_run_or_none_as_the_configuration_says() {
     let mut home = Home::new(&[("jobs.enabled", "false")]);
     let mut ids = Vec::new();
+    // Once a day, and half a day away whenever this runs.
+    let last = Utc::now() - chrono::Duration::hours(12);
+    let daily = last.format("%-M %-H * * *").to_string();
     {
         let service = Service::start_in(home).await;
         let runtime = service.runtime().await;
         let function = service.function("demo", &runtime, ECHO, &[]).await;
         for new in [
-            json!({"function_id": function, "pattern": "*/5 * * * *", "count": 9}),
+            json!({"function_id": function, "pattern": daily, "count": 9}),
             json!({"function_id": function, "first_execution_time": in_an_hour()}),
         ] {
             ids.push(create(&service, new).await);
         }
         home = service.stop().await;
     }
-    let long_ago = Timestamp::now().before(Duration::from_secs(3600)).whole_second();
-    let dawn = Timestamp(long_ago.0 - long_ago.0.rem_euclid(300_000_000));
+    let minute = 60_000_000;
+    let long_ago = (last - chrono::Duration::days(9)).timestamp_micros();
+    let dawn = Timestamp(long_ago - long_ago.rem_euclid(minute));
     let ahead = |job: &Value| Timestamp::read(job["next_execution_time"].as_str().unwrap()).unwrap() > dawn;
     for id in &ids {
         set_next(&home, id, dawn).await;
