@@ -76,7 +76,7 @@ def probe(targets, sockets):
         attempt("environment of %d" % pid, lambda: open("/proc/%d/environ" % pid, "rb").read(1))
         attempt("signal %d" % pid, lambda: os.kill(pid, signal.SIGCONT))
         for number in range(12):
-            attempt("write to %d of %d" % (number, pid), lambda: open("/proc/%d/fd/%d" % (pid, number), "wb").write(b"FORGED"))
+            attempt("write to %d of %d" % (number, pid), lambda: open("/proc/%d/fd/%d" % (pid, number), "wb", 0).write(b"FORGED"))
 
     # Rights.
     attempt("setuid", lambda: os.setuid(0))
@@ -89,8 +89,8 @@ def probe(targets, sockets):
     attempt("packet socket", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close())
     attempt("device", lambda: os.mknod("/tmp/device", 0o60666, os.makedev(8, 0)))
     attempt("memory device", lambda: os.mknod("/tmp/memory", 0o20666, os.makedev(1, 1)))
-    attempt("less likely to be killed", lambda: open("/proc/self/oom_score_adj", "w").write("-1000"))
-    attempt("core pattern", lambda: open("/proc/sys/kernel/core_pattern", "w").write("|/tmp/x"))
+    attempt("less likely to be killed", lambda: open("/proc/self/oom_score_adj", "wb", 0).write(b"-1000"))
+    attempt("core pattern", lambda: open("/proc/sys/kernel/core_pattern", "wb", 0).write(b"core"))
     for name, flag in [("user", 0x10000000), ("mount", 0x20000), ("pid", 0x20000000), ("net", 0x40000000),
                        ("ipc", 0x08000000), ("uts", 0x04000000), ("cgroup", 0x02000000)]:
         call("new %s namespace" % name, 272, flag)
@@ -175,19 +175,21 @@ def fill(path):
 
 
 def fill_names():
-    made = 0
+    """Files that could be made, in two seconds or until there was no room for another."""
+    made, end = 0, time.monotonic() + 2
     try:
-        for number in range(1_000_000):
-            os.close(os.open("n%d" % number, os.O_CREAT | os.O_WRONLY))
+        while time.monotonic() < end:
+            os.close(os.open("n%d" % made, os.O_CREAT | os.O_WRONLY))
             made += 1
     except OSError as error:
         return {"made": made, "error": error.errno}
+    return {"made": made}
 
 
 def fill_memory():
     kept = []
     while True:
-        kept.append(bytearray(os.urandom(1 << 20)))
+        kept.append(b"x" * (16 << 20))
 
 
 def fill_log():
