@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn what_was_found_once_stays_found() {
-        const TARGETS: [(&str, fn(&[u8])); 6] = [
+        type Target = fn(&[u8]);
+        const TARGETS: [(&str, Target); 6] = [
             ("package", super::package),
             ("multipart", super::multipart),
             ("worker_answers", super::worker_answers),
