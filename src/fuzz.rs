@@ -1,7 +1,7 @@
 //! What Taibai reads of strangers, given bytes that nobody meant. A promise that is broken panics.
 //!
-//! The targets of `fuzz/` call these, and a test feeds them all of `fuzz/corpus`; so what was found once stays
-//! found without a fuzzer.
+//! A test feeds them all of `fuzz/corpus`, and a fuzzer may call them with the feature `fuzz`; what was found once
+//! stays found without one.
 
 use std::cell::OnceCell;
 
