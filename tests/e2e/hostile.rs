@@ -427,10 +427,9 @@ async fn a_function_of_any_kind_reaches_nothing_that_is_not_its_own() {
         assert_eq!(found(output(&done).as_str().unwrap()), Vec::<&str>::new(), "Node.js");
 
         // A program's output is its result, and has to be JSON.
-        let program = format!(
-            "#!/bin/bash\nset -o pipefail\nbash \"$(dirname \"$0\")/probe.sh\" | jq --raw-input --slurp .\n"
-        );
-        let package = program_zip(&[("main", &program), ("probe.sh", &source)]);
+        let program =
+            "#!/bin/bash\nset -o pipefail\nbash \"$(dirname \"$0\")/probe.sh\" | jq --raw-input --slurp .\n";
+        let package = program_zip(&[("main", program), ("probe.sh", &source)]);
         let created = service.create_function("demo", &shell, &package, &with).await.expect(201);
         let done = service.execute("demo", created["id"].as_str().unwrap(), "").await;
         let text = output(&done);
