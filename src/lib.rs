@@ -10,6 +10,8 @@ pub mod config;
 pub mod db;
 pub mod engine;
 pub mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod model;
 pub mod network;
 pub mod openstack;

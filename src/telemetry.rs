@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -19,7 +20,12 @@ use crate::config;
 
 /// Sends the log to stderr, or to its file, from now on. Once in a process; a second call is an error.
 pub fn init(logging: &config::Logging) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let filter = EnvFilter::builder().parse(&logging.level)?;
+    let mut filter = EnvFilter::builder().parse(&logging.level)?;
+    // At debug it writes down what it sends and gets: the words of a function's container among them, which are
+    // its caller's. Who asks for it by name is told.
+    if !logging.level.contains("bollard") && filter.max_level_hint() > Some(LevelFilter::INFO) {
+        filter = filter.add_directive("bollard=info".parse()?);
+    }
     let to_file = !logging.file.as_os_str().is_empty();
     let to_journal = !to_file && log::stderr_is_journal();
     let writer = if to_file {

@@ -141,6 +141,8 @@ fn log(error: &ApiError) {
         ApiError::Domain(Error::Forbidden { rule }) => tracing::info!(rule, "denied by policy"),
         ApiError::Domain(Error::Busy(reason)) => tracing::warn!(reason, "refused, everything is busy"),
         ApiError::NoSuchWebhook { .. } => tracing::debug!("request refused: there is no such webhook"),
+        // Its text repeats what was sent, which is the caller's.
+        ApiError::Domain(Error::Invalid(_)) => tracing::debug!("request refused: it is not valid"),
         _ if error.status().is_server_error() => tracing::error!(error = %Chain(error), "request failed"),
         _ => tracing::debug!(error = %error, "request refused"),
     }

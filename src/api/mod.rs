@@ -13,6 +13,8 @@ mod route;
 #[cfg(test)]
 mod tests;
 mod v1;
+#[cfg(any(test, feature = "fuzz"))]
+pub use v1::fuzz;
 mod version;
 mod wire;
 

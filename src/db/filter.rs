@@ -104,6 +104,34 @@ fn shown(status: ExecutionStatus) -> &'static str {
     }
 }
 
+/// Asserts that a filter's value is a parameter on every database, and no part of the statement.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz_filter(filter: &Filter) {
+    use sea_orm::{DbBackend, EntityTrait, QueryFilter, QueryTrait};
+    let plain = || "plain".to_owned();
+    let same_shape = match filter {
+        Filter::In(values) => Filter::In(vec![plain(); values.len()]),
+        Filter::NotIn(values) => Filter::NotIn(vec![plain(); values.len()]),
+        Filter::Eq(_) => Filter::Eq(plain()),
+        Filter::Ne(_) => Filter::Ne(plain()),
+        Filter::Gt(_) => Filter::Gt(plain()),
+        Filter::Gte(_) => Filter::Gte(plain()),
+        Filter::Lt(_) => Filter::Lt(plain()),
+        Filter::Lte(_) => Filter::Lte(plain()),
+        Filter::Has(_) => Filter::Has(plain()),
+    };
+    for backend in [DbBackend::Sqlite, DbBackend::MySql, DbBackend::Postgres] {
+        let statement = |filter: &Filter| {
+            execution::Entity::find().filter(filter.on(execution::Column::Description)).build(backend)
+        };
+        let (given, plain) = (statement(filter), statement(&same_shape));
+        assert_eq!(given.sql, plain.sql);
+        let count = |statement: sea_orm::Statement| statement.values.map_or(0, |values| values.0.len());
+        assert_eq!(count(given), count(plain));
+    }
+    let _ = filter.on_status();
+}
+
 #[cfg(test)]
 mod tests {
     use sea_orm::{DbBackend, EntityTrait, QueryFilter, QueryTrait};

@@ -54,6 +54,8 @@ mod upgrades;
 use address::Address;
 pub use error::{Error, Result};
 pub use filter::Filter;
+#[cfg(any(test, feature = "fuzz"))]
+pub use filter::fuzz_filter;
 pub use page::{Key, Listed, Page, Place};
 pub use recent::Changes;
 use recent::{Forgets, Recent};

@@ -351,5 +351,31 @@ fn gone(error: impl Into<Source>) -> Error {
     Error::Gone(error.into())
 }
 
+/// An answer whose first byte chooses its status; what is understood is what is written again, and an
+/// outcome is of the attempt that was asked for.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz_answer(data: &[u8]) {
+    let [status, data @ ..] = data else { return };
+    let status = [StatusCode::OK, StatusCode::CONFLICT, StatusCode::NO_CONTENT][usize::from(status % 3)];
+    let answer = Answer { status, body: Bytes::copy_from_slice(data) };
+    let Ok(answer) = answer.success() else { return };
+    let again = |written: Vec<u8>| Answer { status, body: written.into() };
+    let attempt = Attempt { execution: "e".to_owned(), epoch: 1 };
+    if let Ok(outcome) = answer.outcome(&attempt) {
+        assert_eq!(outcome.attempt, attempt);
+        let written = again(serde_json::to_vec(&outcome).expect("what was read can be written"));
+        let read = written.outcome(&attempt).expect("what was written can be read");
+        assert_eq!(read.end, outcome.end);
+        let text = |outcome: &Outcome| outcome.output.as_ref().map(|output| output.get().to_owned());
+        assert_eq!(text(&read), text(&outcome));
+        let stored = super::run::outcome_of(outcome, crate::model::Start::Warm, 1000);
+        serde_json::from_str::<&serde_json::value::RawValue>(&stored.result).expect("a result is JSON");
+    }
+    if let Ok(state) = answer.json::<State>() {
+        let written = again(serde_json::to_vec(&state).expect("what was read can be written"));
+        written.json::<State>().expect("what was written can be read");
+    }
+}
+
 #[cfg(test)]
 mod tests;

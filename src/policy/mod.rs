@@ -116,6 +116,31 @@ impl Policy {
     }
 }
 
+/// Reads a text as a rule and as a file of rules. A rule reads back as it is shown, and asking it ends.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz_rule(text: &str) {
+    let caller = Caller::new("user", "project", vec!["member".to_owned(), "reader".to_owned()]);
+    let target = Target::own(&caller);
+    let caller = Credentials::of(&caller);
+    match language::parse(text) {
+        Ok(check) => {
+            let again = language::parse(&check.to_string()).expect("what is shown of a rule is a rule");
+            assert_eq!(again.to_string(), check.to_string());
+            let rules = defaults();
+            assert_eq!(check.passes(&rules, &caller, &target), again.passes(&rules, &caller, &target));
+        }
+        Err(error) => assert!(error.at <= text.chars().count() && !error.reason.is_empty(), "{error}"),
+    }
+    match file::read("policy.yaml", text) {
+        Ok(rules) => {
+            for Rule { name, .. } in RULES {
+                let _ = rules.passes(name, &caller, &target);
+            }
+        }
+        Err(reason) => assert!(reason.starts_with("policy.yaml") && reason.lines().count() == 1, "{reason}"),
+    }
+}
+
 fn defaults() -> RuleSet {
     RuleSet::new(std::collections::BTreeMap::new()).expect("a test reads every default")
 }

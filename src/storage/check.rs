@@ -83,6 +83,20 @@ fn unreadable(error: zip::result::ZipError) -> Error {
     }
 }
 
+/// Checks bytes as a package that was uploaded: they are admitted, or refused in a sentence that is not long.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn fuzz_check(bytes: &[u8]) {
+    use std::io::Write;
+    let limits = Limits { max_entries: 20, max_expanded_bytes: 1 << 20, max_ratio: 100 };
+    let mut file = tempfile::tempfile().expect("there is a place for temporary files");
+    file.write_all(bytes).expect("it is small");
+    match zip(&file, limits) {
+        Ok(()) | Err(Error::NotZip) => {}
+        Err(Error::Refused(reason)) => assert!(!reason.is_empty() && reason.len() < 8192, "{reason}"),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Cursor, Write};

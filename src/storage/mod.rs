@@ -13,6 +13,8 @@ mod upload;
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub use check::fuzz_check;
 pub use local::LocalStore;
 pub use swift::SwiftStore;
 pub use upload::{Received, Upload};

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -15,10 +15,11 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use protocol::archive::{Entry, Limits, Rules, Target};
+use protocol::archive::Limits;
 use protocol::worker::{PACKAGE_DIR, SUPERVISOR};
 
 use crate::process::{Exit, Exited, Reaper, exit};
+use crate::unpack;
 
 const CLEAN: &str = "--clean";
 const UNPACK: &str = "--unpack";
@@ -40,7 +41,7 @@ pub fn run(arguments: &[String]) -> Option<ExitCode> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     Some(match arguments.as_slice() {
         [CLEAN, scratch] => clean(Path::new(scratch)),
-        [UNPACK, limits] => unpack(limits),
+        [UNPACK, limits] => unpack_stdin(limits),
         _ => return None,
     })
 }
@@ -173,7 +174,7 @@ fn open_up(directory: &Path) {
     let _ = fs::set_permissions(directory, fs::Permissions::from_mode(0o700));
 }
 
-fn unpack(limits: &str) -> ExitCode {
+fn unpack_stdin(limits: &str) -> ExitCode {
     let Ok(limits) = serde_json::from_str::<Limits>(limits) else { return ExitCode::FAILURE };
     let bounded = setrlimit(Resource::RLIMIT_CPU, UNPACK_CPU_SECONDS, UNPACK_CPU_SECONDS)
         .and_then(|()| {
@@ -195,54 +196,11 @@ fn unpack(limits: &str) -> ExitCode {
 
 fn extract(limits: Limits) -> Result<(), String> {
     let package = stdin_file().map_err(|error| error.to_string())?;
-    let mut archive = zip::ZipArchive::new(io::BufReader::new(package))
-        .map_err(|error| format!("it is no zip: {error}"))?;
-    let mut rules = Rules::new(limits);
-    let root = Path::new(PACKAGE_DIR);
-    let mut left = limits.max_expanded_bytes;
-    for index in 0..archive.len() {
-        let mut file = archive.by_index(index).map_err(|error| format!("entry {index}: {error}"))?;
-        let name = file.name().to_owned();
-        let mode = file.unix_mode();
-        let target = rules.admit(&Entry {
-            name: &name,
-            packed: file.compressed_size(),
-            expanded: file.size(),
-            mode,
-            encrypted: file.encrypted(),
-        })?;
-        let at = |error: io::Error| format!("'{name}': {error}");
-        match target {
-            Target::Directory(path) => make_directory(&root.join(path)).map_err(at)?,
-            Target::File(path) => {
-                let path = root.join(path);
-                if let Some(parent) = path.parent() {
-                    make_directory(parent).map_err(at)?;
-                }
-                let executable = mode.is_some_and(|mode| mode & 0o111 != 0);
-                let mut to = fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(if executable { 0o755 } else { 0o644 })
-                    .open(&path)
-                    .map_err(at)?;
-                // What the directory claims need not be true: what comes out is counted.
-                let written = io::copy(&mut (&mut file).take(left + 1), &mut to).map_err(at)?;
-                left = left
-                    .checked_sub(written)
-                    .ok_or_else(|| format!("it expands to more than {} bytes", limits.max_expanded_bytes))?;
-            }
-        }
-    }
-    Ok(())
+    unpack::into(Path::new(PACKAGE_DIR), io::BufReader::new(package), limits)
 }
 
 /// The package: it was opened for this process, which could not open it itself.
 fn stdin_file() -> io::Result<fs::File> {
     use std::os::fd::AsFd;
     Ok(fs::File::from(io::stdin().as_fd().try_clone_to_owned()?))
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }

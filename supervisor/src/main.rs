@@ -12,6 +12,8 @@
 mod cgroup;
 mod clouds;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod helper;
 mod http;
 mod log;
@@ -19,6 +21,7 @@ mod parent;
 mod process;
 mod slot;
 mod spawn;
+mod unpack;
 mod worker;
 
 use std::process::ExitCode;

@@ -2,12 +2,15 @@
 //! the runtime's image: `tox-like-scripts/functional`.
 
 mod callers;
+mod canary;
 mod cancel;
 #[allow(dead_code, reason = "the tests of openstack use the rest")]
 #[path = "../openstack/cloud.rs"]
 mod cloud;
 mod configuration;
 mod executions;
+mod hardening;
+mod hostile;
 mod identity;
 mod images;
 mod jobs;

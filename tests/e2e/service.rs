@@ -305,6 +305,10 @@ impl Service {
         Self { home, child, url, http: reqwest::Client::new(), log }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -386,7 +390,7 @@ impl Service {
         let id = created["id"].as_str().unwrap().to_owned();
         let path = format!("/v1/runtimes/{id}");
         eventually("the runtime is available", async || {
-            let runtime = self.get(&path).await.expect(200);
+            let runtime = self.ask("admin", "GET", &path, None).await.expect(200);
             assert_ne!(runtime["status"], "error", "{runtime}");
             runtime["status"] == "available"
         })

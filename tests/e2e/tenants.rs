@@ -16,15 +16,15 @@ use crate::service::{Service, eventually, output, package, required, result, zip
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A service of the cloud whose functions reach what the catalog names.
-struct Site {
-    cloud: Cloud,
-    service: Service,
-    runtime: String,
+pub struct Site {
+    pub cloud: Cloud,
+    pub service: Service,
+    pub runtime: String,
     admin: String,
 }
 
 impl Site {
-    async fn start(more: &[(&str, &str)]) -> Self {
+    pub async fn start(more: &[(&str, &str)]) -> Self {
         let cloud = Cloud::open();
         let account = cloud.account("taibai");
         // Apart from those of other tests, of this run and of another.
@@ -56,7 +56,7 @@ impl Site {
         Self { cloud, service, runtime, admin }
     }
 
-    async fn token(&self, account: &str) -> String {
+    pub async fn token(&self, account: &str) -> String {
         self.cloud.token(account).await.expose().to_owned()
     }
 

@@ -189,7 +189,7 @@ async fn multipart(
     let read = if announced.is_some_and(|length| length > most) {
         Err(package_too_large(app))
     } else {
-        read_parts(parts, app).await
+        read_parts(parts, app.store.as_ref(), app.max_body_bytes).await
     };
     if read.is_err() {
         // A client that is still sending would see a broken connection and not the reason.
@@ -198,10 +198,14 @@ async fn multipart(
     read
 }
 
-async fn read_parts(mut parts: Multipart, app: &App) -> Result<(Map<String, Value>, Option<Received>)> {
+async fn read_parts(
+    mut parts: Multipart,
+    store: &dyn PackageStore,
+    max_text: u64,
+) -> Result<(Map<String, Value>, Option<Received>)> {
     let mut fields = Fields::default();
     let mut package = None;
-    let mut budget = app.max_body_bytes;
+    let mut budget = max_text;
     let mut count = 0;
     while let Some(part) = parts.next().await {
         let mut part = part.map_err(|error| bad_form(&error))?;
@@ -214,9 +218,9 @@ async fn read_parts(mut parts: Multipart, app: &App) -> Result<(Map<String, Valu
             if package.is_some() {
                 return Err(Error::Invalid(format!("The field '{PACKAGE}' may be given only once.")));
             }
-            package = Some(receive(&mut part, app).await?);
+            package = Some(receive(&mut part, store).await?);
         } else {
-            let text = read_text(&mut part, &mut budget, app.max_body_bytes).await?;
+            let text = read_text(&mut part, &mut budget, max_text).await?;
             if is_known(&name) || LOOSE.contains(&name.as_str()) {
                 let text = String::from_utf8(text)
                     .map_err(|_| Error::Invalid(format!("The field '{name}' is not UTF-8.")))?;
@@ -227,8 +231,7 @@ async fn read_parts(mut parts: Multipart, app: &App) -> Result<(Map<String, Valu
     Ok((fields.0, package))
 }
 
-async fn receive(part: &mut Field, app: &App) -> Result<Received> {
-    let store: &dyn PackageStore = app.store.as_ref();
+async fn receive(part: &mut Field, store: &dyn PackageStore) -> Result<Received> {
     let mut upload = store.begin().await?;
     while let Some(chunk) = part.next().await {
         upload = upload.write(&chunk.map_err(|error| bad_form(&error))?).await?;
@@ -281,6 +284,23 @@ impl Shared {
         // Whether it ended or not, the answer is sent next.
         let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
     }
+}
+
+/// Reads a form as a request brings it, and what its fields mean.
+#[cfg(any(test, feature = "fuzz"))]
+pub async fn read_form(
+    headers: &header::HeaderMap,
+    body: Vec<Bytes>,
+    store: &dyn PackageStore,
+) -> Result<Input> {
+    const MAX_TEXT: u64 = 64 << 10;
+    let pieces = futures_util::stream::iter(body.into_iter().map(Ok::<_, PayloadError>));
+    let (fields, package) = read_parts(Multipart::new(headers, pieces), store, MAX_TEXT).await?;
+    let texts = fields.values().map(|value| value.as_str().map_or(0, str::len) as u64);
+    assert!(texts.sum::<u64>() <= MAX_TEXT, "the texts of a form are bounded");
+    let mut input = interpret(fields)?;
+    input.package = package;
+    Ok(input)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ mod discovery;
 mod executions;
 mod function_form;
 mod functions;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod health;
 mod jobs;
 mod quotas;

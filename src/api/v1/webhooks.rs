@@ -9,6 +9,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, web};
 use hmac::{Hmac, KeyInit, Mac};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
@@ -315,9 +316,17 @@ struct Ended<'a> {
     #[schemars(extend("enum" = ["success", "failed", "error"]))]
     status: &'static str,
     /// What the function returned.
-    output: Option<Value>,
+    #[schemars(with = "Option<Value>")]
+    output: Option<&'a RawValue>,
     #[serde(flatten)]
     fault: Option<Fault<'a>>,
+}
+
+/// Of a stored result, what is repeated to the letter: it may be deeper than we read, and its numbers longer.
+#[derive(Deserialize)]
+struct Stored<'a> {
+    #[serde(borrow)]
+    output: Option<&'a RawValue>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -331,8 +340,8 @@ struct Fault<'a> {
 /// How a run went, to who waited for it. The body is the same, the status tells: 200, 504 where the
 /// function took too long, 502 where it failed, and 503 where it could not be run.
 fn ended(row: &execution::Model, request: &HttpRequest) -> HttpResponse {
-    let output = row.result.as_deref().and_then(|result| serde_json::from_str::<Value>(result).ok());
-    let output = output.and_then(|mut result| result.get_mut("output").map(Value::take));
+    let stored = row.result.as_deref().and_then(|result| serde_json::from_str::<Stored<'_>>(result).ok());
+    let output = stored.and_then(|stored| stored.output);
     let timed_out = row.reason.as_deref() == Some(Reason::Timeout.as_str());
     let (code, word, fault) = match row.status {
         ExecutionStatus::Success => (StatusCode::OK, "success", None),
@@ -441,6 +450,21 @@ mod tests {
             assert_eq!(body["faultstring"].is_string(), code != 200, "{body}");
             let listed = body["errors"][0]["status"].as_u64();
             assert_eq!(listed, (code != 200).then_some(u64::from(code)));
+        }
+    }
+
+    #[actix_web::test]
+    async fn an_output_is_repeated_to_the_letter() {
+        let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+        for output in ["1e400", "12345678901234567890123", &deep, "null"] {
+            let row = execution::Model {
+                result: Some(format!("{{\"output\":{output},\"duration\":1.0}}")),
+                ..testing::execution(ExecutionStatus::Success)
+            };
+            let response = ended(&row, &TestRequest::default().to_http_request());
+            let body = to_bytes(response.into_body()).await.unwrap();
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            assert!(text.contains(&format!("\"output\":{output}")), "{text}");
         }
     }
 }
