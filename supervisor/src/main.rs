@@ -14,6 +14,7 @@ mod clouds;
 mod frame;
 mod helper;
 mod http;
+mod limit;
 mod log;
 mod parent;
 mod process;
