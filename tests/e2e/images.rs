@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::service::{Answer, Service, eventually, output, required, result};
 
 /// An image of a test's own, which goes with it.
-struct Image(String);
+pub struct Image(String);
 
 /// None are allowed otherwise.
 const ANY: [(&str, &str); 1] = [("images.allowed", "docker.io/taibai-test/*")];
@@ -47,8 +47,13 @@ match words:
 
 impl Image {
     fn build(name: &str, more: &str) -> Self {
+        Self::of(name, more, PROGRAM)
+    }
+
+    /// One that runs a program in Python.
+    pub fn of(name: &str, more: &str, program: &str) -> Self {
         let image = format!("taibai-test/{name}:e{}", std::process::id());
-        let program = json!(["/usr/bin/python3", "-c", PROGRAM]);
+        let program = json!(["/usr/bin/python3", "-c", program]);
         let base = required("TAIBAI_TEST_IMAGE");
         let dockerfile = format!("FROM {base}\n{more}\nENTRYPOINT {program}\nCMD [\"World\"]\n");
         let mut build = Command::new("docker")
@@ -79,7 +84,7 @@ async fn create(service: &Service, image: &str, fields: &[(&str, Value)]) -> Ans
     service.ask("demo", "POST", "/v1/functions", Some(body)).await
 }
 
-async fn function(service: &Service, image: &Image, fields: &[(&str, Value)]) -> String {
+pub async fn function(service: &Service, image: &Image, fields: &[(&str, Value)]) -> String {
     create(service, &image.0, fields).await.expect(201)["id"].as_str().unwrap().to_owned()
 }
 
