@@ -10,6 +10,7 @@ mod m20260101_000001_first;
 mod m20261121_000002_versions_jobs_webhooks;
 mod m20261121_000003_network;
 mod m20261121_000004_quotas;
+mod m20261122_000005_usage;
 
 pub struct Migrator;
 
@@ -21,6 +22,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000002_versions_jobs_webhooks::Migration),
             Box::new(m20261121_000003_network::Migration),
             Box::new(m20261121_000004_quotas::Migration),
+            Box::new(m20261122_000005_usage::Migration),
         ]
     }
 }

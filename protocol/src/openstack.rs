@@ -117,6 +117,7 @@ mod tests {
             max_result_bytes: 1,
             request_id: None,
             openstack: Some(openstack()),
+            names_limits: true,
         };
 
         for shown in [format!("{execute:?}"), format!("{run:#?}")] {

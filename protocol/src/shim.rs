@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::openstack::OpenStack;
+use crate::worker::Limit;
 
 pub const CONTROL_FD: i32 = 3;
 
@@ -90,6 +91,8 @@ pub enum ToSlot {
         /// Here the cloud is named by the directory that holds [`CLOUD_FILE`] and, where its certificates
         /// are signed by an authority of its own, [`CA_FILE`]; both are readable to every slot.
         openstack: Option<OpenStack>,
+        /// The supervisor understands `limit` and `status` in an answer, which those of before do not.
+        names_limits: bool,
     },
 }
 
@@ -126,14 +129,24 @@ pub enum FromSlot {
     Raised {
         nonce: u64,
         message: String,
+        /// What was raised says that this limit was met.
+        #[serde(default)]
+        limit: Option<Limit>,
+        /// The exit status of a program, where that is all that the shim knows of why it failed.
+        #[serde(default)]
+        status: Option<i32>,
     },
     BadResult {
         nonce: u64,
         reason: String,
+        #[serde(default)]
+        limit: Option<Limit>,
     },
     Exhausted {
         nonce: u64,
         message: String,
+        #[serde(default)]
+        limit: Option<Limit>,
     },
     Exited {
         nonce: u64,

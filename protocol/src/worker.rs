@@ -28,6 +28,10 @@ pub const LAST_WORDS: &str = "error";
 /// Header of `PUT /v1/package` that carries [`Load`] as JSON.
 pub const LOAD_HEADER: &str = "taibai-load";
 
+/// Header of an answer with an [`Outcome`], which carries its [`Account`] as JSON. A header, and not a
+/// field: engines and supervisors of before refuse fields that they do not know, and pass over headers.
+pub const ACCOUNT_HEADER: &str = "taibai-account";
+
 /// Most bytes of a JSON message from the engine.
 pub const MAX_MESSAGE: usize = 32 << 20;
 
@@ -58,6 +62,10 @@ pub const UIDS: u32 = 16;
 pub const PARENT_UID: u32 = 14;
 /// Offset of the process that unpacks the package.
 pub const UNPACK_UID: u32 = 15;
+
+/// Files that a process of an execution may have open, and bytes that each may have.
+pub const OPEN_FILES: u64 = 1024;
+pub const FILE_BYTES: u64 = 524_288_000;
 
 /// How the control groups of the host are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +161,55 @@ pub struct Outcome {
     /// hint and no proof.
     #[serde(default)]
     pub token_refused: bool,
+    /// Beside the message; see [`ACCOUNT_HEADER`].
+    #[serde(skip)]
+    pub account: Account,
+}
+
+/// What an execution took, and which limit it met. What is not known is left out, and what is not
+/// understood passed over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Account {
+    /// From the request to the moment that the execution was given to its slot, in microseconds.
+    pub waited_us: Option<u64>,
+    /// Processor time of all its processes, in microseconds.
+    pub cpu_us: Option<u64>,
+    /// The most memory that its processes had at once, their interpreter's own included.
+    pub peak_memory_bytes: Option<u64>,
+    /// Where its end was that of a limit, and the end does not say so by itself.
+    pub limit: Option<Limit>,
+}
+
+/// A limit that an execution met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    Memory,
+    /// Processes and threads.
+    Processes,
+    OpenFiles,
+    /// Of one file.
+    FileBytes,
+    /// Of all files of a worker's executions.
+    ScratchBytes,
+    ResultBytes,
+}
+
+impl Limit {
+    /// The limit that a program names by the system's own words, in the last line that it wrote before it
+    /// failed. All else that is known of such a program is its exit status.
+    pub fn said_in(line: &str) -> Option<Self> {
+        const WORDS: [(&str, Limit); 5] = [
+            ("Too many open files", Limit::OpenFiles),
+            ("File too large", Limit::FileBytes),
+            ("No space left on device", Limit::ScratchBytes),
+            ("Resource temporarily unavailable", Limit::Processes),
+            ("Cannot fork", Limit::Processes),
+        ];
+        let words = WORDS.iter().find(|(words, _)| line.contains(words));
+        words.map(|(_, limit)| *limit)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,4 +295,40 @@ pub struct State {
     pub parent_private_bytes: u64,
     /// Slots replaced since the start, by reason.
     pub retired: std::collections::BTreeMap<String, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_execution_took_is_beside_its_outcome_so_that_other_versions_still_read_that() {
+        let attempt = Attempt { execution: "e".to_owned(), epoch: 1 };
+        let account = Account { cpu_us: Some(7), limit: Some(Limit::OpenFiles), ..Account::default() };
+        let outcome = Outcome {
+            attempt,
+            end: End::Returned,
+            output: None,
+            duration_ms: 1.0,
+            log: String::new(),
+            log_truncated: false,
+            reused: false,
+            token_refused: false,
+            account,
+        };
+        let text = serde_json::to_string(&outcome).unwrap();
+        // Every field that the first release of this protocol had, and not one more.
+        let fields: std::collections::BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(&text).unwrap();
+        let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+        let first =
+            ["attempt", "duration_ms", "end", "log", "log_truncated", "output", "reused", "token_refused"];
+        assert_eq!(names, first);
+        assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap().account, Account::default());
+
+        let header = serde_json::to_string(&account).unwrap();
+        assert_eq!(serde_json::from_str::<Account>(&header).unwrap(), account);
+        let of_a_later_version = r#"{"cpu_us": 7, "limit": "open_files", "energy": 1}"#;
+        assert_eq!(serde_json::from_str::<Account>(of_a_later_version).unwrap(), account);
+    }
 }

@@ -36,6 +36,8 @@ const hrtime = process.hrtime.bigint.bind(process.hrtime);
 const nextTurn = setImmediate;
 const PlainError = Error;
 const PlainPromise = Promise;
+const { hasOwn } = Object;
+const heapStatistics = v8.getHeapStatistics;
 
 const VERSION = 2;
 const CONTROL_FD = 3;
@@ -170,6 +172,24 @@ function isExhaustion(error) {
         );
     } catch {
         return false;
+    }
+}
+
+const LIMITS = {
+    EAGAIN: 'processes',
+    ERR_WORKER_INIT_FAILED: 'processes',
+    EMFILE: 'open_files',
+    EFBIG: 'file_bytes',
+    ENOSPC: 'scratch_bytes',
+};
+
+// The limit that an error speaks of, or undefined.
+function limitOf(error) {
+    try {
+        const limit = hasOwn(LIMITS, error?.code) ? LIMITS[error.code] : undefined;
+        return limit ?? (isExhaustion(error) ? 'memory' : undefined);
+    } catch {
+        return undefined;
     }
 }
 
@@ -349,14 +369,14 @@ function give({ nonce, max_result_bytes: most }, value) {
     const length = byteLength(text);
     if (length > most) {
         const reason = `The function returned ${length} bytes of JSON; at most ${most} are allowed`;
-        return ['bad_result', { nonce, reason }];
+        return ['bad_result', { nonce, reason, limit: 'result_bytes' }];
     }
     return [null, bufferFrom(`{"returned":{"nonce":${nonce},"output":${text}}}`)];
 }
 
 function fail(nonce, error) {
     log(error instanceof Missing ? `${error.message}\n` : `${trace(error)}\n`);
-    return [isExhaustion(error) ? 'exhausted' : 'raised', { nonce, message: describe(error) }];
+    return [isExhaustion(error) ? 'exhausted' : 'raised', { nonce, message: describe(error), limit: limitOf(error) }];
 }
 
 // Waits a moment for what the function has in flight. True where it would go on afterwards.
@@ -370,12 +390,18 @@ async function isLeftOver() {
     }
 }
 
+// An end without what the supervisor does not understand. What is undefined is left out of its JSON.
+function told(request, content) {
+    return request.names_limits ? content : { ...content, limit: undefined };
+}
+
 async function serve(request) {
     const { nonce } = request;
     try {
         enterFreshDirectory();
     } catch (error) {
-        send('exhausted', { nonce, message: `no fresh working directory: ${describe(error)}` });
+        const message = `no fresh working directory: ${describe(error)}`;
+        send('exhausted', told(request, { nonce, message, limit: limitOf(error) }));
         return;
     }
     const conclude = await perform(request);
@@ -385,7 +411,7 @@ async function serve(request) {
     run = null;
     collect();
     if (name === null) sendRaw(content);
-    else send(name, content);
+    else send(name, told(request, content));
 }
 
 // What is thrown where nobody waits for it is the execution's end. What else the function has under
@@ -414,13 +440,18 @@ const collectGarbage = vm.runInNewContext('gc');
 v8.setFlagsFromString('--no-expose-gc');
 let kept = 0;
 
+// Bytes that the interpreter holds. Asked without opening a file, as process.memoryUsage() does: a function may
+// have none left to open.
+function held() {
+    const { used_heap_size: heap, external_memory: external } = heapStatistics();
+    return heap + external;
+}
+
 // Lets go of garbage, so that only what the function keeps is counted against the next execution.
 function collect() {
-    const { heapUsed, external } = process.memoryUsage();
-    if (heapUsed + external > kept + MAX_GARBAGE) {
+    if (held() > kept + MAX_GARBAGE) {
         collectGarbage();
-        const after = process.memoryUsage();
-        kept = after.heapUsed + after.external;
+        kept = held();
     }
 }
 

@@ -9,6 +9,7 @@ in the arguments are the image's own, and are loaded ahead in the parent, for al
 """
 
 import ctypes
+import errno
 import gc
 import importlib
 import json
@@ -247,6 +248,7 @@ class Slot:
         self.preloaded = preloaded
         self.functions = {}
         self.nonce = None
+        self.names_limits = False
         self.credentials = taibai_session.Credentials(self.report_refusal)
 
     def send(self, name, content):
@@ -258,11 +260,12 @@ class Slot:
 
     def run(self, request):
         nonce = self.nonce = request["nonce"]
+        self.names_limits = request.get("names_limits", False)
         try:
             self.enter_fresh_directory()
         except OSError as error:
             message = "no fresh working directory: %s" % describe(error)
-            self.send("exhausted", {"nonce": nonce, "message": message})
+            self.end("exhausted", {"message": message}, limit_of(error))
             return
         context = self.credentials.begin(request.pop("openstack"), request["request_id"])
         try:
@@ -270,7 +273,7 @@ class Slot:
         except SystemExit as end:
             self.leave(nonce, end)
         except BaseException as error:  # a function may raise anything
-            self.fail(nonce, error)
+            self.fail(error)
         else:
             self.give(nonce, output, request["max_result_bytes"])
 
@@ -332,21 +335,28 @@ class Slot:
             body = json.dumps(output, allow_nan=False)
         except BaseException as error:
             reason = "The function returned something that is not JSON: %s" % describe(error)
-            self.send("bad_result", {"nonce": nonce, "reason": reason[:4096]})
+            self.end("bad_result", {"reason": reason[:4096]}, None)
             return
         if len(body) > most:
             reason = "The function returned %d bytes of JSON; at most %d are allowed" % (len(body), most)
-            self.send("bad_result", {"nonce": nonce, "reason": reason})
+            self.end("bad_result", {"reason": reason}, "result_bytes")
             return
         with self.channel_lock:
             send_raw(self.channel, b'{"returned":{"nonce":%d,"output":%s}}' % (nonce, body.encode()))
 
-    def fail(self, nonce, error):
+    def fail(self, error):
         show(error)
         message = describe(error)
         # What the system refuses a function for want of resources ends the same way as being killed.
         exhausted = isinstance(error, MemoryError) or (isinstance(error, OSError) and "Resource" in message)
-        self.send("exhausted" if exhausted else "raised", {"nonce": nonce, "message": message[:4096]})
+        self.end("exhausted" if exhausted else "raised", {"message": message[:4096]}, limit_of(error))
+
+    def end(self, name, content, limit):
+        """Tells the end of a run, and which limit it met where the supervisor understands that."""
+        content["nonce"] = self.nonce
+        if limit is not None and self.names_limits:
+            content["limit"] = limit
+        self.send(name, content)
 
     def leave(self, nonce, end):
         code = end.code
@@ -364,6 +374,28 @@ def module_name(entry):
     """The module that an entry of a directory on the path would be imported as, or None."""
     name, _, ending = entry.name.partition(".")
     return name if entry.is_dir() or ending.endswith(("py", "pyc", "so")) else None
+
+
+LIMITS = {
+    errno.EAGAIN: "processes",
+    errno.EMFILE: "open_files",
+    errno.EFBIG: "file_bytes",
+    errno.ENOSPC: "scratch_bytes",
+    errno.ENOMEM: "memory",
+}
+
+
+def limit_of(error):
+    """The limit that an exception speaks of, or None."""
+    if isinstance(error, MemoryError):
+        return "memory"
+    # What the threading module says of it, in no class of its own.
+    if type(error) is RuntimeError and error.args == ("can't start new thread",):
+        return "processes"
+    try:
+        return LIMITS.get(error.errno) if isinstance(error, OSError) else None
+    except BaseException:
+        return None
 
 
 def describe(error):

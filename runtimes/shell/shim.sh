@@ -16,8 +16,14 @@ send() {
     printf '%b%s' "$head" "$1" >&3
 }
 
-# say NAME NONCE KEY TEXT: a message with a text, which JSON has to be made of.
-say() { send "$(printf '%s' "${4:0:4096}" | jq -Rsc --arg name "$1" --argjson nonce "$2" --arg key "$3" '{($name): {nonce: $nonce, ($key): .}}')"; }
+# say NAME NONCE KEY TEXT [MORE]: a message with a text, which JSON has to be made of. MORE is an object; what a
+# supervisor of before does not understand.
+say() {
+    local more={}
+    if [ "$names_limits" = true ]; then more=${5:-$more}; fi
+    send "$(printf '%s' "${4:0:4096}" | jq -Rsc --arg name "$1" --argjson nonce "$2" --arg key "$3" --argjson more "$more" \
+        '{($name): ({nonce: $nonce, ($key): .} + $more)}')"
+}
 
 # Reads one frame into the file `request`; false where the supervisor has gone. It waits in this shell
 # itself: another process would be something that the last execution left behind.
@@ -41,8 +47,9 @@ find_program() {
 }
 
 run() {
-    local nonce most entry program status length
-    { read -r nonce && read -r most && read -r entry; } <<<"$(jq -r '.run | .nonce, .max_result_bytes, .entry' "$request")"
+    local nonce most entry names_limits program status length
+    { read -r nonce && read -r most && read -r entry && read -r names_limits; } \
+        <<<"$(jq -r '.run | .nonce, .max_result_bytes, .entry, .names_limits' "$request")"
     jq -c .run.input "$request" >"$input"
     program=$(find_program "$entry")
     if [ ! -f "$TAIBAI_PACKAGE/$program" ]; then
@@ -59,11 +66,11 @@ run() {
 
     length=$(stat -c %s "$answer")
     if [ "$status" = 137 ]; then
-        say exhausted "$nonce" message "'$program' was killed, as the kernel does where memory runs out"
+        say exhausted "$nonce" message "'$program' was killed, as the kernel does where memory runs out" '{"limit": "memory"}'
     elif [ "$status" != 0 ]; then
-        say raised "$nonce" message "'$program' ended with exit status $status"
+        say raised "$nonce" message "'$program' ended with exit status $status" "{\"status\": $status}"
     elif [ "$length" -gt "$most" ]; then
-        say bad_result "$nonce" reason "The function returned $length bytes of JSON; at most $most are allowed"
+        say bad_result "$nonce" reason "The function returned $length bytes of JSON; at most $most are allowed" '{"limit": "result_bytes"}'
     elif [ "$length" = 0 ]; then
         send "{\"returned\":{\"nonce\":$nonce,\"output\":null}}"
     elif ! jq -es 'length == 1' "$answer" >/dev/null 2>&1; then

@@ -389,6 +389,14 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_a_call_waits_for_ends_before_the_longest_function_does() {
+        let config = Config::default();
+        let longest = Duration::from_secs(u64::try_from(config.resource_limits.max_timeout).unwrap());
+        assert_eq!(longest, Duration::from_secs(300));
+        assert!(config.api.shutdown_timeout > longest, "a restart would cut it");
+    }
+
+    #[test]
     fn keystones_limits_need_a_keystone() {
         let unified = |c: &mut Config| c.quotas.driver = QuotaDriver::UnifiedLimits;
         assert_eq!(

@@ -52,6 +52,7 @@ pub struct Filters {
     /// In the words that the v1 API shows.
     pub status: Option<Filter>,
     pub description: Option<Filter>,
+    pub reason: Option<Filter>,
 }
 
 impl Filters {
@@ -60,6 +61,7 @@ impl Filters {
             (&self.function_id, Column::FunctionId),
             (&self.project_id, Column::ProjectId),
             (&self.description, Column::Description),
+            (&self.reason, Column::Reason),
         ];
         let mut all = Condition::all();
         for (filter, column) in columns {
@@ -366,6 +368,12 @@ async fn end(
         .col_expr(Column::Start, Expr::value(outcome.start))
         .col_expr(Column::UpdatedAt, Expr::value(Timestamp::now()))
         .col_expr(Column::DeadlineAt, Expr::value(None::<Timestamp>))
+        .col_expr(Column::QueuedUs, Expr::value(outcome.usage.queued_us))
+        .col_expr(Column::StartingUs, Expr::value(outcome.usage.starting_us))
+        .col_expr(Column::RunUs, Expr::value(outcome.usage.run_us))
+        .col_expr(Column::CpuUs, Expr::value(outcome.usage.cpu_us))
+        .col_expr(Column::PeakMemoryBytes, Expr::value(outcome.usage.peak_memory_bytes))
+        .col_expr(Column::LogTruncated, Expr::value(outcome.log_truncated))
         .exec(db)
         .await?;
     if done.rows_affected != 1 {

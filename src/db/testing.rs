@@ -203,6 +203,12 @@ pub(crate) fn execution(status: ExecutionStatus) -> execution::Model {
         deadline_at: Some(Timestamp(3)),
         created_at: Timestamp::now(),
         updated_at: Some(Timestamp(2)),
+        queued_us: Some(1 << 40),
+        starting_us: Some(2),
+        run_us: Some(3),
+        cpu_us: Some(4),
+        peak_memory_bytes: Some(5 << 30),
+        log_truncated: Some(true),
     }
 }
 

@@ -29,11 +29,8 @@ fn rows_as_of(migration: &str) -> Vec<Row> {
         "m20260101_000001_first" => first("one"),
         "m20261121_000002_versions_jobs_webhooks" => second("two"),
         "m20261121_000003_network" => third("three"),
-        "m20261121_000004_quotas" => {
-            let mut rows = third("four");
-            rows.push(Row("quota_locks", vec![("project_id", "'demo'".to_owned())]));
-            rows
-        }
+        "m20261121_000004_quotas" => fourth("four"),
+        "m20261122_000005_usage" => fifth("five"),
         other => panic!(
             "the migration {other} has no rows in src/db/upgrades.rs: add what the program of its release writes"
         ),
@@ -241,6 +238,24 @@ fn third(mark: &str) -> Vec<Row> {
         }
         if *table == "runtimes" {
             values.push(("active_network", "'default'".to_owned()));
+        }
+    }
+    rows
+}
+
+fn fourth(mark: &str) -> Vec<Row> {
+    let mut rows = third(mark);
+    rows.push(Row("quota_locks", vec![("project_id", "'demo'".to_owned())]));
+    rows
+}
+
+fn fifth(mark: &str) -> Vec<Row> {
+    let mut rows = fourth(mark);
+    for Row(table, values) in &mut rows {
+        if *table == "executions" {
+            let numbers = ["queued_us", "starting_us", "run_us", "cpu_us", "peak_memory_bytes"];
+            values.extend(numbers.map(|column| (column, (5_i64 << 30).to_string())));
+            values.push(("log_truncated", "TRUE".to_owned()));
         }
     }
     rows

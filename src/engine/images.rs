@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use protocol::worker::Limit;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -13,13 +14,13 @@ use super::Core;
 use super::cancels::{InHand, cancelled};
 use super::gateway::NewExecution;
 use super::recorder::Claim;
-use super::run::{Claimed, OVERDUE, TOO_MUCH, dismiss, finish, function_of, new_row};
+use super::run::{Claimed, OVERDUE, TOO_MUCH, bound_of, dismiss, finish, function_of, new_row, reason_of};
 use crate::config::{self, Config, Pull};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::model::{
-    ExecutionStatus, FunctionStatus, Input, NetworkAccess, Outcome, Reason, Scope, Start, Timestamp,
-    execution, function,
+    ExecutionStatus, FunctionStatus, Input, NetworkAccess, Outcome, Reason, Scope, Start, Timestamp, Usage,
+    execution, function, microseconds,
 };
 use crate::orchestrator::{self, ImageName, Network, ObservedRun, RunEnd, RunName, RunSpec};
 use crate::telemetry::Chain;
@@ -118,6 +119,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
     row.engine_id = Some(core.id.clone());
     row.epoch = name.epoch;
     let in_hand = core.cancels.take(&row.id);
+    let accepted = Instant::now();
     let prepared = tokio::select! {
         prepared = prepare(core, function, Instant::now() + core.engine.queue_timeout) => prepared,
         () = in_hand.cancelled() => Err(Unready::Never(cancelled())),
@@ -127,9 +129,11 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
             row.worker = Some(name.to_string().into());
             row.deadline_at = Some(Timestamp::now().after(timeout_of(function) + OVERDUE));
             core.recorder.begin(row.clone()).await;
+            let queued = accepted.elapsed();
             let ran = run(core, &name, function, row.input.as_deref(), &ready, &in_hand).await;
             // Nobody waits for it by then.
-            ran.ok_or_else(|| Error::Busy("The service is stopping.".to_owned()))?
+            let outcome = ran.ok_or_else(|| Error::Busy("The service is stopping.".to_owned()))?;
+            after_waiting(outcome, queued)
         }
         Err(Unready::Never(outcome) | Unready::Later(outcome)) => outcome,
     };
@@ -166,9 +170,11 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, function: &funct
             return Claimed::Later { turned_down: false };
         }
     }
+    let queued = Timestamp::now().since(row.created_at);
     let Some(outcome) = run(core, &name, function, row.input.as_deref(), &ready, &in_hand).await else {
         return Claimed::Done;
     };
+    let outcome = after_waiting(outcome, queued);
     core.observe_end(&IMAGES.into(), &outcome);
     finish(core, &row.id, name.epoch, outcome).await;
     Claimed::Done
@@ -298,9 +304,10 @@ async fn run(
         deadline: Timestamp::now().after(timeout),
     };
     core.images.own(name);
+    let asked = Instant::now();
     let outcome = match core.orchestrator.start_run(&spec).await {
         Ok(()) => tokio::select! {
-            outcome = follow(core, name, Instant::now() + timeout, timeout, in_hand) => outcome,
+            outcome = follow(core, name, Instant::now() + timeout, timeout, in_hand, Some(asked.elapsed())) => outcome,
             // It runs on, for the next engine, or is removed by whoever ends this one.
             () = core.letting_go.cancelled() => return None,
         },
@@ -317,13 +324,20 @@ fn timeout_of(function: &function::Model) -> Duration {
     Duration::from_secs(u64::try_from(function.timeout).unwrap_or(0))
 }
 
-/// Waits for the end of a container, which is killed at the deadline and when it is cancelled.
+fn after_waiting(mut outcome: Outcome, queued: Duration) -> Outcome {
+    outcome.usage.queued_us = microseconds(queued);
+    outcome
+}
+
+/// Waits for the end of a container, which is killed at the deadline and when it is cancelled. `starting` is
+/// how long it took to start, where that was here.
 async fn follow(
     core: &Core,
     name: &RunName,
     deadline: Instant,
     timeout: Duration,
     in_hand: &InHand<'_>,
+    starting: Option<Duration>,
 ) -> Outcome {
     let following = core.orchestrator.follow_run(name, core.engine.max_log_bytes);
     tokio::pin!(following);
@@ -343,7 +357,11 @@ async fn follow(
         }
     };
     match ended {
-        Ok(end) => outcome_of(end, killed, timeout),
+        Ok(end) => {
+            let mut outcome = outcome_of(end, killed, timeout);
+            outcome.usage.starting_us = starting.and_then(microseconds);
+            outcome
+        }
         Err(error) => {
             tracing::warn!(execution.id = %name.execution, error = %Chain(&error), "a container is lost");
             Outcome::error(Reason::WorkerLost, &error.to_string())
@@ -393,11 +411,30 @@ fn outcome_of(end: RunEnd, killed: Option<Reason>, timeout: Duration) -> Outcome
         (None, 0) => Outcome::image(ExecutionStatus::Success, None, seconds),
         (None, _) if end.out_of_memory => failed(Reason::OutOfMemory, TOO_MUCH, None, seconds),
         (None, code) => {
-            let detail = format!("the container ended with code {code}");
-            failed(Reason::Exit, "Function execution failed.", Some(&detail), seconds)
+            let limit = limit_of(code, &end);
+            let detail = limit.map_or_else(|| format!("the container ended with code {code}"), bound_of);
+            let reason = limit.map_or(Reason::Exit, reason_of);
+            failed(reason, "Function execution failed.", Some(&detail), seconds)
         }
     };
-    Outcome { log: end.log, log_truncated: end.log_truncated, start: Some(Start::Cold), ..outcome }
+    let signed = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
+    let usage = Usage {
+        queued_us: None,
+        starting_us: None,
+        run_us: microseconds(end.took),
+        cpu_us: signed(end.cpu_us),
+        peak_memory_bytes: signed(end.peak_memory_bytes),
+    };
+    Outcome { log: end.log, log_truncated: end.log_truncated, start: Some(Start::Cold), usage, ..outcome }
+}
+
+/// The limit that a container met, as far as its end tells: by its signal, or in its last words.
+fn limit_of(code: i64, end: &RunEnd) -> Option<Limit> {
+    if code == i64::from(128 + libc::SIGXFSZ) {
+        return Some(Limit::FileBytes);
+    }
+    let last = end.log.lines().next_back().filter(|_| !end.log_truncated);
+    last.and_then(Limit::said_in)
 }
 
 /// Looks for the images of functions that were created since.
@@ -489,7 +526,7 @@ pub(super) fn collect(core: &Arc<Core>, left: ObservedRun, row: execution::Model
         let outcome = tokio::select! {
             // It runs on, for the next engine.
             () = core.letting_go.cancelled() => return,
-            outcome = follow(&core, &left.name, Instant::now() + rest, timeout, &in_hand) => outcome,
+            outcome = follow(&core, &left.name, Instant::now() + rest, timeout, &in_hand, None) => outcome,
         };
         if finish(&core, &row.id, epoch, outcome).await {
             remove(&core, &left.name, left.index).await;

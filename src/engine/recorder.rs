@@ -207,7 +207,7 @@ impl Writer {
                         let (id, epoch) = (row.id, row.epoch);
                         items.push(Item::Finish { id, epoch, outcome, reply });
                     } else {
-                        let (row, log) = ended(row, &outcome);
+                        let (row, log) = ended(row, *outcome);
                         let (log, reply) = (Some(log), Inserted::Ended(reply));
                         items.push(Item::Insert { row, log, queue: None, reply });
                     }
@@ -293,18 +293,16 @@ impl Writer {
 }
 
 /// A row as it is once its execution has ended.
-fn ended(mut row: Box<execution::Model>, outcome: &Outcome) -> (Box<execution::Model>, execution_log::Model) {
-    row.status = outcome.status;
-    row.result = Some(outcome.result.clone());
-    row.reason = outcome.reason.map(|reason| reason.as_str().to_owned());
-    row.start = outcome.start;
-    row.updated_at = Some(Timestamp::now());
-    row.deadline_at = None;
+fn ended(
+    mut row: Box<execution::Model>,
+    mut outcome: Outcome,
+) -> (Box<execution::Model>, execution_log::Model) {
     let log = execution_log::Model {
         execution_id: row.id.clone(),
-        log: outcome.log.clone(),
+        log: std::mem::take(&mut outcome.log),
         truncated: outcome.log_truncated,
     };
+    *row = row.ended(outcome);
     (row, log)
 }
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::worker::{Attempt, End, Execute, ExecutionLimits, RefusalKind};
+use protocol::worker::{Attempt, End, Execute, ExecutionLimits, FILE_BYTES, Limit, OPEN_FILES, RefusalKind};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -25,7 +25,7 @@ use crate::error::{Error, Result, Source};
 use crate::model::function::{self, Source as CodeSource};
 use crate::model::{
     ExecutionId, ExecutionStatus, FunctionId, NetworkAccess, Outcome, Reason, RuntimeId, Scope, Start,
-    Timestamp, TrustId, execution,
+    Timestamp, TrustId, Usage, execution, microseconds,
 };
 use crate::orchestrator::Network;
 use crate::telemetry::Chain;
@@ -141,6 +141,12 @@ pub(super) fn new_row(new: &NewExecution, config: &config::Engine) -> execution:
         deadline_at: Some(now.after(config.pending_timeout)),
         created_at: now,
         updated_at: None,
+        queued_us: None,
+        starting_us: None,
+        run_us: None,
+        cpu_us: None,
+        peak_memory_bytes: None,
+        log_truncated: None,
     }
 }
 
@@ -154,7 +160,8 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
     row.status = ExecutionStatus::Running;
     row.engine_id = Some(core.id.clone());
     row.epoch = 1;
-    let deadline = Instant::now() + core.engine.queue_timeout;
+    let accepted = Instant::now();
+    let deadline = accepted + core.engine.queue_timeout;
     let in_hand = core.cancels.take(&row.id);
     let mut attempt = Attempt { execution: row.id.to_string(), epoch: row.epoch };
     let (mut tries, mut renewals) = (0, 0);
@@ -204,8 +211,9 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
             core.recorder.begin(row.clone()).await;
         }
         let worker = lease.worker().clone();
+        let waited = Waited::of(&lease, accepted.elapsed(), asked.elapsed());
         match run_on(core, lease, &plan, session, attempt.clone(), &row, &in_hand).await {
-            Ran::Ended(outcome) => break (outcome, Some(worker)),
+            Ran::Ended(outcome) => break (waited.noted_in(outcome), Some(worker)),
             Ran::Lost(why) => break (Outcome::error(Reason::WorkerLost, &why), None),
             Ran::Refused(why) => break (Outcome::error(Reason::Preparation, &why), None),
             Ran::NotStarted(why) => {
@@ -304,8 +312,10 @@ pub(super) async fn claimed(core: &Core, row: execution::Model, tries: u32) -> C
     };
     let attempt = Attempt { execution: row.id.to_string(), epoch };
     let worker = lease.worker().clone();
+    let waited = Waited::of(&lease, Timestamp::now().since(row.created_at), asked.elapsed());
     let outcome = match run_on(core, lease, &plan, session, attempt.clone(), &row, &in_hand).await {
         Ran::Ended(outcome) => {
+            let outcome = waited.noted_in(outcome);
             core.observe_end(&plan.runtime, &outcome);
             if finish(core, &row.id, epoch, outcome).await {
                 worker.settle([attempt]);
@@ -401,6 +411,30 @@ async fn surely<F: Future<Output = Result<bool>>>(
             () = core.letting_go.cancelled() => return false,
             () = sleep(Duration::from_secs(1)) => {}
         }
+    }
+}
+
+/// What an execution waited for before it was sent to its worker.
+struct Waited {
+    queued: Duration,
+    prepared: Duration,
+}
+
+impl Waited {
+    /// `since_accepted` and `since_asked` end now, with a lease in hand. What its worker was made ready in,
+    /// while this execution waited for it, is no queue.
+    fn of(lease: &Lease, since_accepted: Duration, since_asked: Duration) -> Self {
+        let made_ready = lease.worker().begun().filter(|_| lease.start() != Start::Warm);
+        let prepared = made_ready.map_or(Duration::ZERO, |begun| begun.elapsed().min(since_asked));
+        Self { queued: since_accepted.saturating_sub(prepared), prepared }
+    }
+
+    fn noted_in(&self, mut outcome: Outcome) -> Outcome {
+        // Until its worker had a slot for it.
+        let taking = outcome.usage.starting_us.unwrap_or(0);
+        outcome.usage.queued_us = microseconds(self.queued);
+        outcome.usage.starting_us = microseconds(self.prepared).map(|prepared| prepared + taking);
+        outcome
     }
 }
 
@@ -547,40 +581,86 @@ async fn ask_again(
 /// How a worker's outcome is stored and shown.
 pub(super) fn outcome_of(outcome: protocol::worker::Outcome, start: Start, timeout_ms: u64) -> Outcome {
     let took = outcome.duration_ms;
+    let limit = outcome.account.limit;
     let failed = |reason, text: &str, detail: Option<&str>| Outcome::failed(reason, Some(text), detail, took);
+    // What Qinling's clients know does not change with the reason.
+    let of_limit = |otherwise| limit.map_or(otherwise, reason_of);
+    let bound = limit.map(bound_of);
+    let or_bound = |said: String| Some(bound.clone().unwrap_or(said));
     let mapped = match &outcome.end {
         End::Returned => Outcome::returned(outcome.output.as_deref(), took),
-        End::Raised { message } => failed(Reason::Raised, message, None),
-        End::BadResult { reason } => failed(Reason::BadResult, reason, None),
+        End::Raised { message } => failed(of_limit(Reason::Raised), message, bound.as_deref()),
+        End::BadResult { reason } => failed(of_limit(Reason::BadResult), reason, None),
         End::TimedOut => {
             // Clients read from it that the function had all of its time.
             let took = took.max(timeout_ms as f64);
             Outcome::failed(Reason::Timeout, Some("Function execution timeout."), None, took)
         }
         End::OutOfMemory => failed(Reason::OutOfMemory, TOO_MUCH, None),
-        End::Exhausted { message } => failed(Reason::Exhausted, TOO_MUCH, Some(message)),
+        End::Exhausted { message } => failed(of_limit(Reason::Exhausted), TOO_MUCH, Some(message)),
         End::Exited { code: 0 } => Outcome::failed(Reason::Exit, None, None, took),
         End::Exited { code } => {
-            failed(Reason::Exit, TOO_MUCH, Some(&format!("the process ended with code {code}")))
+            let detail = or_bound(format!("the process ended with code {code}"));
+            failed(of_limit(Reason::Exit), TOO_MUCH, detail.as_deref())
         }
         End::Signalled { signal } => {
-            failed(Reason::Signal, TOO_MUCH, Some(&format!("the process was ended by signal {signal}")))
+            let detail = or_bound(format!("the process was ended by signal {signal}"));
+            failed(of_limit(Reason::Signal), TOO_MUCH, detail.as_deref())
         }
         End::Misbehaved { reason } => {
             failed(Reason::Misbehaved, "Function interfered with its runtime.", Some(reason))
         }
         End::Cancelled => failed(Reason::Cancelled, "Function execution cancelled.", None),
     };
-    Outcome { log: outcome.log, log_truncated: outcome.log_truncated, start: Some(start), ..mapped }
+    let signed = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
+    let usage = Usage {
+        queued_us: None,
+        starting_us: signed(outcome.account.waited_us),
+        run_us: microseconds(Duration::from_secs_f64(took.max(0.0) / 1000.0)),
+        cpu_us: signed(outcome.account.cpu_us),
+        peak_memory_bytes: signed(outcome.account.peak_memory_bytes),
+    };
+    Outcome { log: outcome.log, log_truncated: outcome.log_truncated, start: Some(start), usage, ..mapped }
+}
+
+/// The word for a limit.
+pub(super) fn reason_of(limit: Limit) -> Reason {
+    match limit {
+        Limit::Memory => Reason::OutOfMemory,
+        Limit::Processes => Reason::TooManyProcesses,
+        Limit::OpenFiles => Reason::TooManyOpenFiles,
+        Limit::FileBytes => Reason::FileTooLarge,
+        Limit::ScratchBytes => Reason::ScratchFull,
+        Limit::ResultBytes => Reason::ResultTooLarge,
+    }
+}
+
+/// A sentence for whoever met the limit.
+pub(super) fn bound_of(limit: Limit) -> String {
+    match limit {
+        Limit::Memory => "No more memory is allowed than the function's memory_size.".to_owned(),
+        Limit::Processes => {
+            "No more processes and threads are allowed; [engine] max_processes run at once.".to_owned()
+        }
+        Limit::OpenFiles => format!("A process may have {OPEN_FILES} files open."),
+        Limit::FileBytes => format!("A file may have {FILE_BYTES} bytes."),
+        Limit::ScratchBytes => "No room is left for the function's files.".to_owned(),
+        Limit::ResultBytes => "[engine] max_result_bytes are the most that a function may return.".to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use protocol::worker::Account;
     use serde_json::{Value, json};
 
     use super::*;
 
     fn shown(end: End, output: Option<&str>) -> (ExecutionStatus, Value) {
+        limited(end, output, None)
+    }
+
+    fn limited(end: End, output: Option<&str>, limit: Option<Limit>) -> (ExecutionStatus, Value) {
         let outcome = protocol::worker::Outcome {
             attempt: Attempt { execution: "e".to_owned(), epoch: 1 },
             end,
@@ -590,8 +670,17 @@ mod tests {
             log_truncated: true,
             reused: false,
             token_refused: false,
+            account: Account { waited_us: Some(20), cpu_us: Some(30), peak_memory_bytes: Some(40), limit },
         };
         let outcome = outcome_of(outcome, Start::Warm, 5000);
+        let took = Usage {
+            queued_us: None,
+            starting_us: Some(20),
+            run_us: Some(4_999_600),
+            cpu_us: Some(30),
+            peak_memory_bytes: Some(40),
+        };
+        assert_eq!(outcome.usage, took);
         assert_eq!((outcome.log.as_str(), outcome.log_truncated), ("log", true));
         assert_eq!(outcome.start, Some(Start::Warm));
         (outcome.status, serde_json::from_str(&outcome.result).unwrap())
@@ -620,6 +709,37 @@ mod tests {
             assert_eq!((found, &result["output"]), (status, &output), "{end:?}");
             assert_eq!(result["duration"], json!(5.0), "{end:?}");
         }
+    }
+
+    #[test]
+    fn a_limit_gives_an_end_its_reason_and_leaves_it_its_text() {
+        use Limit::{FileBytes, Memory, OpenFiles, Processes, ResultBytes, ScratchBytes};
+        let raised = || End::Raised { message: "no".to_owned() };
+        let exhausted = || End::Exhausted { message: "no".to_owned() };
+        let too_large = End::BadResult { reason: "too large".to_owned() };
+        let cases = [
+            (raised(), OpenFiles, "no", "too_many_open_files", "A process may have 1024 files open."),
+            (raised(), FileBytes, "no", "file_too_large", "A file may have 524288000 bytes."),
+            (raised(), ScratchBytes, "no", "scratch_full", "No room is left for the function's files."),
+            (exhausted(), Memory, TOO_MUCH, "out_of_memory", "no"),
+            (exhausted(), Processes, TOO_MUCH, "too_many_processes", "no"),
+            (
+                End::Signalled { signal: 25 },
+                FileBytes,
+                TOO_MUCH,
+                "file_too_large",
+                "A file may have 524288000 bytes.",
+            ),
+        ];
+        for (end, limit, text, reason, detail) in cases {
+            let (_, result) = limited(end, None, Some(limit));
+            assert_eq!(result, json!({"output": text, "duration": 5.0, "reason": reason, "detail": detail}));
+        }
+        let (_, result) = limited(too_large, None, Some(ResultBytes));
+        assert_eq!((&result["output"], &result["reason"]), (&json!("too large"), &json!("result_too_large")));
+        // A success stays one, whatever was refused on the way.
+        let (status, result) = limited(End::Returned, None, Some(Processes));
+        assert_eq!((status, result.get("reason")), (ExecutionStatus::Success, None));
     }
 
     #[tokio::test]

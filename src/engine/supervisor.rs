@@ -17,7 +17,8 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use protocol::worker::{
-    Acknowledge, Attempt, Execute, LOAD_HEADER, Load, MAX_MESSAGE, Outcome, Refusal, RefusalKind, State,
+    ACCOUNT_HEADER, Account, Acknowledge, Attempt, Execute, LOAD_HEADER, Load, MAX_MESSAGE, Outcome, Refusal,
+    RefusalKind, State,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -282,14 +283,19 @@ impl Supervisor {
 #[derive(Debug)]
 struct Answer {
     status: StatusCode,
+    /// Of an outcome. A supervisor of before says nothing of it.
+    account: Account,
     body: Bytes,
 }
 
 impl Answer {
     async fn read(response: Response<Incoming>, most: usize) -> Result<Self, Error> {
         let status = response.status();
+        let account = response.headers().get(ACCOUNT_HEADER);
+        let account = account.and_then(|header| serde_json::from_slice(header.as_bytes()).ok());
+        let account = account.unwrap_or_default();
         match Limited::new(response.into_body(), most).collect().await {
-            Ok(body) => Ok(Self { status, body: body.to_bytes() }),
+            Ok(body) => Ok(Self { status, account, body: body.to_bytes() }),
             Err(error) if error.is::<LengthLimitError>() => {
                 Err(Error::Protocol(format!("its answer is larger than {most} bytes")))
             }
@@ -312,7 +318,7 @@ impl Answer {
     }
 
     fn outcome(&self, attempt: &Attempt) -> Result<Outcome, Error> {
-        let outcome: Outcome = self.json()?;
+        let outcome = Outcome { account: self.account, ..self.json()? };
         if outcome.attempt != *attempt {
             return Err(Error::Protocol("it answered for another execution".to_owned()));
         }

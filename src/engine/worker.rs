@@ -191,14 +191,26 @@ pub struct Worker {
     pub image_id: String,
     pub network: Network,
     supervisor: OnceLock<Supervisor>,
+    /// When it began to be made ready for its function.
+    begun: OnceLock<Instant>,
     /// Outcomes that are safely stored and that the supervisor may forget.
     settled: Mutex<Vec<Attempt>>,
 }
 
 impl Worker {
     pub fn new(name: WorkerName, index: u32, runtime: RuntimeId, image_id: String, network: Network) -> Self {
-        let (supervisor, settled) = Default::default();
-        Self { name, index, runtime, image_id, network, supervisor, settled }
+        let (supervisor, begun, settled) = Default::default();
+        Self { name, index, runtime, image_id, network, supervisor, begun, settled }
+    }
+
+    /// Notes that from now on it is made ready for a function: started, or given its package.
+    pub fn begin(&self, now: Instant) {
+        // It is bound once.
+        let _ = self.begun.set(now);
+    }
+
+    pub fn begun(&self) -> Option<Instant> {
+        self.begun.get().copied()
     }
 
     /// Set once, by whoever started or adopted the worker, before it becomes ready.

@@ -34,6 +34,14 @@ pub struct Model {
     pub deadline_at: Option<Timestamp>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
+    /// From here on as in [`super::Usage`].
+    pub queued_us: Option<i64>,
+    pub starting_us: Option<i64>,
+    pub run_us: Option<i64>,
+    pub cpu_us: Option<i64>,
+    pub peak_memory_bytes: Option<i64>,
+    /// Whether its log was cut; the log is elsewhere.
+    pub log_truncated: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
@@ -51,6 +59,12 @@ impl Model {
             start: outcome.start,
             updated_at: Some(Timestamp::now()),
             deadline_at: None,
+            queued_us: outcome.usage.queued_us,
+            starting_us: outcome.usage.starting_us,
+            run_us: outcome.usage.run_us,
+            cpu_us: outcome.usage.cpu_us,
+            peak_memory_bytes: outcome.usage.peak_memory_bytes,
+            log_truncated: Some(outcome.log_truncated),
             ..self
         }
     }

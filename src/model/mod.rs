@@ -28,7 +28,7 @@ pub use id::{
     EngineId, ExecutionId, FunctionId, JobId, ProjectId, RuntimeId, TrustId, WebhookId, WorkerName,
 };
 pub use input::{FUNCTION_INPUT, Input};
-pub use outcome::{Outcome, Reason};
+pub use outcome::{Outcome, Reason, Usage, microseconds};
 pub use schedule::Schedule;
 pub use scope::{Caller, Scope};
 pub use status::{

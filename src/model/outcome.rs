@@ -1,3 +1,6 @@
+use schemars::JsonSchema;
+use sea_orm::{EnumIter, Iterable};
+use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -5,15 +8,26 @@ use super::{ExecutionStatus, Start};
 
 /// Why an execution did not succeed. A closed set of words, stored beside the status and shown in
 /// the result, so that a client can decide by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
+    /// The function, or the import of its module, raised.
     Raised,
+    /// It returned something that is no JSON.
     BadResult,
+    ResultTooLarge,
     Timeout,
     OutOfMemory,
+    TooManyProcesses,
+    TooManyOpenFiles,
+    FileTooLarge,
+    /// No room was left for its files.
+    ScratchFull,
+    /// The system refused it something else, or did not say what.
     Exhausted,
     Exit,
     Signal,
+    /// It interfered with what runs it.
     Misbehaved,
     Cancelled,
     /// The package could not be unpacked, or the worker not be started.
@@ -26,12 +40,22 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        Self::iter().map(Self::as_str)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Raised => "raised",
             Self::BadResult => "bad_result",
+            Self::ResultTooLarge => "result_too_large",
             Self::Timeout => "timeout",
             Self::OutOfMemory => "out_of_memory",
+            Self::TooManyProcesses => "too_many_processes",
+            Self::TooManyOpenFiles => "too_many_open_files",
+            Self::FileTooLarge => "file_too_large",
+            Self::ScratchFull => "scratch_full",
             Self::Exhausted => "exhausted",
             Self::Exit => "exit",
             Self::Signal => "signal",
@@ -45,6 +69,26 @@ impl Reason {
     }
 }
 
+/// What an execution took. What is not known is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Microseconds from its acceptance until a worker was free for it, or one was begun.
+    pub queued_us: Option<i64>,
+    /// Microseconds from then until the user's code began.
+    pub starting_us: Option<i64>,
+    /// Microseconds of the user's code.
+    pub run_us: Option<i64>,
+    /// Processor time of all its processes, in microseconds.
+    pub cpu_us: Option<i64>,
+    /// The most memory that they had at once, their interpreter's own included.
+    pub peak_memory_bytes: Option<i64>,
+}
+
+/// A time as it is stored.
+pub fn microseconds(time: std::time::Duration) -> Option<i64> {
+    i64::try_from(time.as_micros()).ok()
+}
+
 /// How an execution ended, as it is stored.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -55,6 +99,7 @@ pub struct Outcome {
     pub log: String,
     pub log_truncated: bool,
     pub start: Option<Start>,
+    pub usage: Usage,
 }
 
 impl Outcome {
@@ -73,6 +118,7 @@ impl Outcome {
             log: String::new(),
             log_truncated: false,
             start: None,
+            usage: Usage::default(),
         }
     }
 
@@ -121,6 +167,7 @@ impl Outcome {
             log: String::new(),
             log_truncated: false,
             start: None,
+            usage: Usage::default(),
         }
     }
 }
@@ -133,6 +180,13 @@ fn seconds(milliseconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_word_is_the_one_that_the_description_of_the_api_has() {
+        for reason in Reason::iter() {
+            assert_eq!(json!(reason), reason.as_str());
+        }
+    }
 
     #[test]
     fn what_a_function_returned_is_kept_to_the_letter() {

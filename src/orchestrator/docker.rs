@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bollard::errors::Error as DockerError;
-use bollard::models::{ContainerCreateBody, ContainerSummary, CreateImageInfo, ErrorDetail};
+use bollard::models::{
+    ContainerCreateBody, ContainerSummary, CreateImageInfo, ErrorDetail, SystemInfoCgroupDriverEnum,
+};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, KillContainerOptionsBuilder,
     ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -59,6 +61,8 @@ pub(super) struct Shared {
     overhead_bytes: u64,
     pub(super) files: Files,
     cgroups: Cgroups,
+    /// Whether Docker makes the control groups of containers where it is told to, by a path.
+    nests: bool,
     locks: Mutex<HashMap<WorkerName, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -91,6 +95,10 @@ impl Docker {
             .await
             .map_err(|error| failure("connecting to Docker", error))?;
 
+        calls.with_label_values(&["info"]).inc();
+        let info = client.info().await.map_err(|error| failure("connecting to Docker", error))?;
+        let nests = info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::CGROUPFS);
+
         let config = config.clone();
         let shared = blocking("preparing directories", move || {
             let cgroups = Cgroups::detect(&config.deployment)?;
@@ -107,6 +115,7 @@ impl Docker {
                 overhead_bytes: config.overhead_bytes,
                 files,
                 cgroups,
+                nests,
                 locks: Mutex::default(),
             })
         })
@@ -132,6 +141,14 @@ impl Docker {
                 // Its place stays taken until the next start; nothing else depends on it.
                 tracing::warn!(worker.id = %name, error = %Chain(&error), "it could not be removed");
             }
+        }
+        let runs: HashSet<String> =
+            self.list_runs().await?.into_iter().map(|run| run.name.to_string()).collect();
+        let shared = self.shared.clone();
+        if let Err(error) =
+            blocking("removing control groups", move || shared.cgroups.sweep_around(&runs)).await
+        {
+            tracing::warn!(error = %Chain(&error), "control groups of containers could not be removed");
         }
         Ok(())
     }
@@ -250,7 +267,7 @@ impl Orchestrator for Docker {
     }
 
     async fn follow_run(&self, name: &RunName, max_log_bytes: u64) -> Result<RunEnd, Error> {
-        self.shared.follow_run(&name.container(&self.shared.deployment), max_log_bytes).await
+        self.shared.follow_run(name, max_log_bytes).await
     }
 
     async fn kill_run(&self, name: &RunName) -> Result<(), Error> {
@@ -311,11 +328,19 @@ impl Shared {
         let uid = self.uid_base.checked_sub(spec.index + 1).filter(|uid| *uid > 0);
         let uid = uid
             .ok_or_else(|| Error::failed("starting a container", "its index leaves the range of user ids"))?;
-        let body = run::body(spec, uid, &self.deployment, connection.as_ref())?;
+        let around = if self.nests {
+            self.cgroups
+                .create_around(&spec.name.to_string())
+                .map_err(|error| Error::failed("making a control group", error))?
+        } else {
+            None
+        };
+        let body = run::body(spec, uid, &self.deployment, connection.as_ref(), around)?;
         self.create_and_start(&name, &spec.image, body).await.map(drop)
     }
 
-    async fn follow_run(&self, name: &str, max_log_bytes: u64) -> Result<RunEnd, Error> {
+    async fn follow_run(&self, run: &RunName, max_log_bytes: u64) -> Result<RunEnd, Error> {
+        let name = &run.container(&self.deployment);
         let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).build();
         let mut log = run::Log::default();
         let mut lines = Box::pin(self.call("logs").logs(name, Some(options)));
@@ -336,17 +361,23 @@ impl Shared {
         let found = found.map_err(|error| failure("inspecting a container", error))?;
         let state = found.state.unwrap_or_default();
         let (log, log_truncated) = log.into_text();
+        let (cpu_us, peak_memory_bytes) = self.cgroups.taken_by(&run.to_string());
         Ok(RunEnd {
             exit_code: state.exit_code.unwrap_or(-1),
             out_of_memory: state.oom_killed.unwrap_or(false),
             took: run::took(&state),
             log,
             log_truncated,
+            cpu_us,
+            peak_memory_bytes,
         })
     }
 
     pub(super) async fn remove_run(&self, name: &RunName) -> Result<(), Error> {
-        self.remove_labelled(&name.container(&self.deployment), run::EXECUTION, name.execution.as_str()).await
+        let container = name.container(&self.deployment);
+        self.remove_labelled(&container, run::EXECUTION, name.execution.as_str()).await?;
+        let (cgroups, name) = (self.cgroups.clone(), name.to_string());
+        blocking("removing a control group", move || cgroups.remove_around(&name)).await
     }
 
     /// Waits until nobody else starts or stops the worker.

@@ -10,6 +10,7 @@ use bollard::models::{
     Mount, MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use chrono::{DateTime, Utc};
+use protocol::worker::{FILE_BYTES, OPEN_FILES};
 
 use super::bridge::Connection;
 use super::container::DEPLOYMENT;
@@ -76,6 +77,10 @@ pub struct RunEnd {
     /// What it wrote, as much of it as was asked for.
     pub log: String,
     pub log_truncated: bool,
+    /// Processor time of its processes, in microseconds, where it is known.
+    pub cpu_us: Option<u64>,
+    /// The most memory that they had at once, where it is known.
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// A container as it was found.
@@ -91,6 +96,7 @@ pub fn body(
     uid: u32,
     deployment: &str,
     connection: Option<&Connection>,
+    cgroup_parent: Option<String>,
 ) -> Result<ContainerCreateBody, Error> {
     let number = |value: u64| i64::try_from(value).map_err(|error| Error::failed("counting bytes", error));
     let strings = |list: &[&str]| Some(list.iter().map(|&one| one.to_owned()).collect());
@@ -112,7 +118,8 @@ pub fn body(
         memory: Some(memory),
         memory_swap: Some(memory),
         nano_cpus: Some(i64::from(spec.cpu_millis) * 1_000_000),
-        ulimits: Some(vec![ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) }]),
+        cgroup_parent,
+        ulimits: Some(vec![ulimit("core", 0), ulimit("nofile", OPEN_FILES), ulimit("fsize", FILE_BYTES)]),
         // What it starts and leaves is reaped, and a signal reaches a program that expects to be no init.
         init: Some(true),
         // Read as it comes, and once more by whoever takes over; bounded, since nobody might.
@@ -156,6 +163,11 @@ pub fn body(
         host_config: Some(host),
         ..Default::default()
     })
+}
+
+fn ulimit(name: &str, most: u64) -> ResourcesUlimits {
+    let most = i64::try_from(most).ok();
+    ResourcesUlimits { name: Some(name.to_owned()), soft: most, hard: most }
 }
 
 fn resolv_conf(path: &Path) -> Result<Vec<Mount>, Error> {
@@ -248,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_container_is_held_in() {
-        let body = body(&spec(), 70_000, "taibai", None).unwrap();
+        let body = body(&spec(), 70_000, "taibai", None, None).unwrap();
         assert_eq!(body.cmd.as_deref(), Some(&["Qinling".to_owned()][..]));
         assert_eq!(body.user.as_deref(), Some("70000:70000"));
         assert_eq!(body.network_disabled, Some(true));
@@ -267,12 +279,12 @@ mod tests {
     #[test]
     fn the_images_own_arguments_stay_where_there_are_none() {
         let spec = RunSpec { args: Vec::new(), ..spec() };
-        assert_eq!(body(&spec, 70_000, "taibai", None).unwrap().cmd, None);
+        assert_eq!(body(&spec, 70_000, "taibai", None, None).unwrap().cmd, None);
     }
 
     #[test]
     fn a_container_is_known_again_by_its_labels() {
-        let labels = body(&spec(), 70_000, "taibai", None).unwrap().labels;
+        let labels = body(&spec(), 70_000, "taibai", None, None).unwrap().labels;
         let named = |name: &str, labels| ContainerSummary {
             labels,
             names: Some(vec![format!("/{name}")]),

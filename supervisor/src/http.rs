@@ -7,14 +7,15 @@ use std::rc::Rc;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use protocol::openstack::Cloud;
 use protocol::worker::{
-    Acknowledge, Attempt, Execute, LOAD_HEADER, Load, MAX_MESSAGE, RUN_DIR, Refusal, RefusalKind, SOCKET,
+    ACCOUNT_HEADER, Acknowledge, Attempt, Execute, LOAD_HEADER, Load, MAX_MESSAGE, Outcome, RUN_DIR, Refusal,
+    RefusalKind, SOCKET,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,7 +34,7 @@ pub async fn serve(worker: Rc<Worker>) -> std::result::Result<(), String> {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.recv() => return Ok(()),
-            ended = ended(&mut parent) => return Err(format!("the parent interpreter ended: {ended:?}")),
+            ended = gone(&mut parent) => return Err(format!("the parent interpreter ended: {ended:?}")),
         };
         // An accept that fails is the peer's trouble, or passes.
         let Ok((stream, _)) = accepted else { continue };
@@ -47,7 +48,7 @@ pub async fn serve(worker: Rc<Worker>) -> std::result::Result<(), String> {
 }
 
 /// Waits for the end of the parent interpreter, where there is one.
-async fn ended(parent: &mut Option<Exited>) -> Exit {
+async fn gone(parent: &mut Option<Exited>) -> Exit {
     match parent {
         Some(parent) => exit(parent).await,
         None => std::future::pending().await,
@@ -77,10 +78,10 @@ async fn route(worker: Rc<Worker>, request: Request<Incoming>) -> Result<Answer>
     match (request.method(), parts.as_slice()) {
         (&Method::POST, ["v1", "executions"]) => {
             let execute: Execute = message(request).await?;
-            json(&*worker.execute(execute).await?)
+            ended(&*worker.execute(execute).await?)
         }
         (&Method::GET, ["v1", "executions", id, epoch]) => {
-            json(&*worker.outcome(&attempt(id, epoch)?).await?)
+            ended(&*worker.outcome(&attempt(id, epoch)?).await?)
         }
         (&Method::DELETE, ["v1", "executions", id, epoch]) => {
             worker.cancel(&attempt(id, epoch)?)?;
@@ -155,6 +156,16 @@ fn json(message: &impl Serialize) -> Result<Answer> {
     Ok(response(StatusCode::OK, body))
 }
 
+/// An outcome, and beside it what the execution took.
+fn ended(outcome: &Outcome) -> Result<Answer> {
+    let mut answer = json(outcome)?;
+    let account = serde_json::to_string(&outcome.account).ok();
+    if let Some(account) = account.and_then(|text| HeaderValue::try_from(text).ok()) {
+        answer.headers_mut().insert(ACCOUNT_HEADER, account);
+    }
+    Ok(answer)
+}
+
 fn done() -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
@@ -180,6 +191,6 @@ fn refused(refusal: Refusal) -> Answer {
 fn response(status: StatusCode, body: Vec<u8>) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }

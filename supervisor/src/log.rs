@@ -1,5 +1,7 @@
 //! What one execution writes, kept up to a limit.
 
+use std::borrow::Cow;
+
 use tokio::net::unix::pipe;
 
 /// Collects the bytes of one execution.
@@ -44,6 +46,12 @@ impl Log {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Taken::Nothing,
             Err(_) => Taken::End,
         }
+    }
+
+    /// The last line that was written, as far as it was kept.
+    pub fn last_line(&self) -> Cow<'_, str> {
+        let line = self.kept.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
+        String::from_utf8_lossy(line.unwrap_or_default())
     }
 
     pub fn is_truncated(&self) -> bool {

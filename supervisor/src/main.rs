@@ -16,6 +16,7 @@ mod frame;
 mod fuzz;
 mod helper;
 mod http;
+mod limit;
 mod log;
 mod parent;
 mod process;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use protocol::shim::{FromSlot, MAX_FRAME, Rlimits, SPAWN, ToParent};
-use protocol::worker::{PACKAGE_DIR, SCRATCH_DIR};
+use protocol::worker::{Account, FILE_BYTES, OPEN_FILES, PACKAGE_DIR, SCRATCH_DIR};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
@@ -23,7 +23,7 @@ use crate::process::{Exit, Exited, Reaper, exit};
 use crate::spawn;
 
 /// Limits of a slot, as Qinling's runtime sets them.
-const RLIMITS: Rlimits = Rlimits { open_files: 1024, processes: 128, file_bytes: 524_288_000 };
+const RLIMITS: Rlimits = Rlimits { open_files: OPEN_FILES, processes: 128, file_bytes: FILE_BYTES };
 /// How long a new process may take to report.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a process that has closed its channel may take to end.
@@ -105,9 +105,43 @@ pub struct Place {
     pub number: u32,
     pub uid: u32,
     pub group: Group,
+    counted: Counted,
+}
+
+/// Where the kernel's counts stood when the slot was set aside.
+#[derive(Debug, Default)]
+struct Counted {
+    cpu_us: Option<u64>,
+    refusals: u64,
 }
 
 impl Place {
+    pub fn new(number: u32, uid: u32, group: Group) -> Self {
+        Self { number, uid, group, counted: Counted::default() }
+    }
+
+    /// Notes where the next execution begins to count. Nobody waits for it, so that an execution reads
+    /// two files for all that is told of what it took.
+    pub fn begin_count(&mut self) {
+        self.group.count_anew();
+        self.counted = Counted { cpu_us: self.group.cpu_us(), refusals: self.group.refusals() };
+    }
+
+    /// What the execution took that ends now.
+    pub fn account(&self) -> Account {
+        let used = self.group.cpu_us().zip(self.counted.cpu_us);
+        Account {
+            cpu_us: used.map(|(now, then)| now.saturating_sub(then)),
+            peak_memory_bytes: self.group.peak_bytes(),
+            ..Account::default()
+        }
+    }
+
+    /// Whether the kernel refused the execution a process or a thread.
+    pub fn was_refused(&self) -> bool {
+        self.group.refusals() > self.counted.refusals
+    }
+
     pub fn scratch(&self) -> PathBuf {
         PathBuf::from(format!("{SCRATCH_DIR}/{}", self.number))
     }

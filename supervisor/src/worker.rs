@@ -11,8 +11,8 @@ use std::time::Duration;
 use protocol::openstack::Cloud;
 use protocol::shim::{FromParent, FromSlot, MAX_FRAME, ToSlot};
 use protocol::worker::{
-    Attempt, CGROUP_DIR, CLOUDS_DIR, End, Execute, ExecutionLimits, Load, Outcome, PACKAGE_DIR, PARENT_UID,
-    Refusal, RefusalKind, Settings, State, UNPACK_UID,
+    Account, Attempt, CGROUP_DIR, CLOUDS_DIR, End, Execute, ExecutionLimits, Limit, Load, Outcome,
+    PACKAGE_DIR, PARENT_UID, Refusal, RefusalKind, Settings, State, UNPACK_UID,
 };
 use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
@@ -23,6 +23,7 @@ use crate::cgroup::{Group, Limits};
 use crate::clouds::{Clouds, Kept};
 use crate::frame::{self, Reader};
 use crate::helper;
+use crate::limit::{self, Evidence};
 use crate::log::{self, Log, Taken};
 use crate::parent::Messages;
 use crate::process::{Exit, Exited, Reaper, exit};
@@ -136,7 +137,7 @@ impl Worker {
                 worker.settings.max_processes,
             )
             .map_err(|error| format!("the control group of slot {number}: {error}"))?;
-            let mut place = Place { number, uid: worker.settings.uid_base + number, group };
+            let mut place = Place::new(number, worker.settings.uid_base + number, group);
             let process = place.start(&worker.reaper, &worker.source).await?;
             worker.interpreter_bytes.set(process.own_bytes);
             worker.set_free(Slot { place, process });
@@ -305,6 +306,7 @@ impl Worker {
         cancel: &Notify,
         report: watch::Sender<Option<Rc<Outcome>>>,
     ) -> Result<()> {
+        let asked = Instant::now();
         let slot = match self.take_slot(request.fresh, request.limits).await {
             Ok(slot) => slot,
             Err(refusal) => {
@@ -317,7 +319,7 @@ impl Worker {
         if let (Some(openstack), Some(cloud)) = (&mut request.openstack, &cloud) {
             openstack.cloud = cloud.directory();
         }
-        let ran = self.run_in(&mut place, &mut process, &mut request, cancel).await;
+        let ran = self.run_in(&mut place, &mut process, &mut request, cancel, asked).await;
         let outcome = Rc::new(ran.outcome);
         self.kept_bytes.set(self.kept_bytes.get() + size(&outcome));
         // Whoever hears of the end may ask for another, which then waits until the slot is ready.
@@ -374,6 +376,7 @@ impl Worker {
 
     fn set_free(&self, mut slot: Slot) {
         slot.process.set_aside();
+        slot.place.begin_count();
         self.free.borrow_mut().push(slot);
         self.freed.notify_one();
     }
@@ -427,6 +430,7 @@ impl Worker {
         process: &mut Process,
         request: &mut Execute,
         cancel: &Notify,
+        asked: Instant,
     ) -> Ran {
         log::discard(&process.output);
         let nonce = self.next_nonce();
@@ -438,12 +442,24 @@ impl Worker {
         let mut asides = Asides::default();
         let answer = converse(process, request, cancel, nonce, &mut log, &mut asides, started).await;
         let duration = started.elapsed();
+        let (mut named, mut program) = (None, None);
         let (end, output, retire) = match answer {
             Answer::Said(FromSlot::Returned { output, .. }) => (End::Returned, Some(output), None),
-            Answer::Said(FromSlot::Raised { message, .. }) => (End::Raised { message }, None, None),
-            Answer::Said(FromSlot::BadResult { reason, .. }) => (End::BadResult { reason }, None, None),
-            Answer::Said(FromSlot::Exhausted { message, .. }) => {
-                (End::Exhausted { message }, None, Some("exhausted"))
+            Answer::Said(FromSlot::Raised { message, limit, status, .. }) => {
+                (named, program) = (limit, status);
+                // What it has open the next would have as well.
+                let retire = (limit == Some(Limit::OpenFiles)).then_some("open_files");
+                (End::Raised { message }, None, retire)
+            }
+            Answer::Said(FromSlot::BadResult { reason, limit, .. }) => {
+                named = limit;
+                (End::BadResult { reason }, None, None)
+            }
+            Answer::Said(FromSlot::Exhausted { message, limit, .. }) => {
+                named = limit;
+                let starved = place.group.oom_kills().is_ok_and(|now| now > kills);
+                let end = if starved { End::OutOfMemory } else { End::Exhausted { message } };
+                (end, None, Some(if starved { "out_of_memory" } else { "exhausted" }))
             }
             Answer::Said(FromSlot::Exited { code, .. }) => (End::Exited { code }, None, Some("exit")),
             Answer::Said(
@@ -476,9 +492,16 @@ impl Worker {
         let finished =
             matches!(end, End::Returned | End::Raised { .. } | End::BadResult { .. } | End::Exhausted { .. })
                 || matches!(end, End::Exited { .. });
+        let evidence = Evidence { named, program, log: &log, place };
+        let account = Account {
+            waited_us: u64::try_from((started - asked).as_micros()).ok(),
+            limit: limit::met(&end, &evidence),
+            ..place.account()
+        };
         let outcome = Outcome {
             attempt: request.attempt.clone(),
             output,
+            account,
             duration_ms: duration.as_secs_f64() * 1000.0,
             log_truncated: log.is_truncated(),
             log: log.into_text(&request.attempt.execution, finished),
@@ -538,6 +561,7 @@ async fn converse(
         request_id: request.request_id.clone(),
         // The token is kept no longer than it takes to hand it on.
         openstack: request.openstack.take(),
+        names_limits: true,
     });
     let deadline = started + Duration::from_millis(request.limits.timeout_ms);
     let most =

@@ -32,6 +32,11 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 # What is sent in place of the pattern that the sample shows: half a day away, whenever this runs.
 NIGHTLY = f"{datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=12):%-M %-H * * *}"
+# What an execution took that has ended, in place of what it did.
+TOOK = {
+    "start": "warm", "queued_ms": 0.1, "starting_ms": 0.2, "run_ms": 31.0, "cpu_ms": 12.0,
+    "peak_memory_bytes": 4194304,
+}
 LATER = ("updated_at", "next_execution_time", "first_execution_time")
 
 
@@ -64,6 +69,8 @@ class Steady:
 
     def value(self, value, sample, key=None):
         if isinstance(value, dict):
+            if value.get("result") is not None and TOOK.keys() <= value.keys():
+                value = {**value, **TOOK, **({"run_ms": 1004.0} if value["reason"] == "timeout" else {})}
             return {key: self.value(item, sample, key) for key, item in value.items()}
         if isinstance(value, list):
             return [self.value(item, sample, key) for item in value]

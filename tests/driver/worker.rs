@@ -198,7 +198,7 @@ impl Worker {
     /// The control groups of the deployment, one for each controller.
     fn deployment_groups(&self) -> Vec<PathBuf> {
         let controllers: &[&str] = match self.cgroup() {
-            Cgroup::V1 => &["memory", "cpu", "pids"],
+            Cgroup::V1 => &["memory", "cpu", "pids", "cpuacct"],
             Cgroup::V2 => &["."],
         };
         let groups = controllers.iter().map(|name| Path::new("/sys/fs/cgroup").join(name).join("taibai"));
@@ -215,7 +215,11 @@ impl Worker {
     pub async fn stop(mut self) {
         self.docker.stop(&self.spec.name).await.unwrap();
         for group in self.deployment_groups() {
-            std::fs::remove_dir(&group).unwrap_or_else(|error| panic!("{}: {error}", group.display()));
+            match std::fs::remove_dir(&group) {
+                // Processor time may be counted in the hierarchy of `cpu`, or not at all.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.unwrap_or_else(|error| panic!("{}: {error}", group.display())),
+            }
         }
         self.stopped = true;
     }

@@ -111,6 +111,12 @@ async fn what_nobody_ends_is_ended_and_what_is_old_is_deleted() {
         deadline_at: deadline,
         created_at: now.before(Duration::from_secs(age)),
         updated_at: None,
+        queued_us: None,
+        starting_us: None,
+        run_us: None,
+        cpu_us: None,
+        peak_memory_bytes: None,
+        log_truncated: None,
     };
     let past = Some(now.before(Duration::from_secs(1)));
     let stuck = row(ExecutionStatus::Running, 60, past);

@@ -47,7 +47,12 @@ match words:
 
 impl Image {
     fn build(name: &str, more: &str) -> Self {
-        Self::of(name, more, &json!(["/usr/bin/python3", "-c", PROGRAM]))
+        Self::python(name, more, PROGRAM)
+    }
+
+    /// One that runs a program in Python.
+    pub fn python(name: &str, more: &str, program: &str) -> Self {
+        Self::of(name, more, &json!(["/usr/bin/python3", "-c", program]))
     }
 
     /// An image that runs `program`, with the words of its caller behind it.

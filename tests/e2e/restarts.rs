@@ -247,6 +247,12 @@ async fn what_an_engine_on_another_machine_ran_ends_once_its_lease_is_over() {
                 deadline_at: None,
                 created_at: now,
                 updated_at: None,
+                queued_us: None,
+                starting_us: None,
+                run_us: None,
+                cpu_us: None,
+                peak_memory_bytes: None,
+                log_truncated: None,
             };
             rows.push((node, sync, row.id.clone()));
             db::executions::insert(&db.writer(), row).await.unwrap();

@@ -186,9 +186,10 @@ impl Home {
     }
 
     /// Where the deployment's control groups are, on either version.
-    fn groups(&self) -> [PathBuf; 4] {
-        ["memory", "cpu", "pids", "."]
-            .map(|controller| format!("/sys/fs/cgroup/{controller}/taibai/{}", self.deployment).into())
+    fn groups(&self) -> Vec<PathBuf> {
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let all = hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]);
+        all.map(|hierarchy| hierarchy.join("taibai").join(&self.deployment)).collect()
     }
 
     /// What a service left on this machine beside its database and packages.

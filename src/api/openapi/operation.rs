@@ -160,7 +160,16 @@ impl Operation {
     }
 
     /// The keys of a list that are conditions.
-    pub fn filters(mut self, names: &[&'static str]) -> Self {
+    pub fn filters(self, names: &[&'static str]) -> Self {
+        self.conditions(names, false)
+    }
+
+    /// Those that version 1.0 lacks.
+    pub fn newer_filters(self, names: &[&'static str]) -> Self {
+        self.conditions(names, true)
+    }
+
+    fn conditions(mut self, names: &[&'static str], is_newer: bool) -> Self {
         for &name in names {
             let (about, schema) = match name {
                 "all_projects" => {
@@ -171,7 +180,7 @@ impl Operation {
                     json!({"type": "string"}),
                 ),
             };
-            self.query.push(Parameter { name: name.to_owned(), about, schema, is_newer: false });
+            self.query.push(Parameter { name: name.to_owned(), about, schema, is_newer });
         }
         self
     }

@@ -41,3 +41,20 @@ async fn every_route_is_in_the_api_reference_and_nothing_else_is() {
     let unknown: Vec<_> = documented.difference(&routes).collect();
     assert!(unknown.is_empty(), "in api-ref/source, and no route: {unknown:?}");
 }
+
+#[test]
+fn every_reason_is_in_the_api_reference_and_in_the_users_guide_and_no_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("api-ref/source/v1/executions.rst")).unwrap();
+    let (_, table) = text.split_once("\nReasons\n=======\n").unwrap();
+    let (table, _) = table.split_once("\n===").unwrap();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("   * - ``"));
+    let documented: Vec<&str> = rows.map(|row| row.trim_end_matches('`')).collect();
+    let words: Vec<&str> = crate::model::Reason::words().collect();
+    assert_eq!(documented, words);
+
+    let text = std::fs::read_to_string(root.join("doc/source/user/errors.md")).unwrap();
+    for word in words {
+        assert!(text.contains(&format!("\n| `{word}` | ")), "{word} is not in doc/source/user/errors.md");
+    }
+}

@@ -17,12 +17,13 @@ use crate::api::extract::{Body, NoQuery, PathId};
 use crate::api::middleware::RequestId;
 use crate::api::openapi::Operation;
 use crate::api::route::{at, newer};
+use crate::api::version::is_first;
 use crate::api::wire::{Shape, boolean, ignored, integer, read_only, text, uuid};
 use crate::db::Page;
 use crate::db::executions::Filters;
 use crate::engine::target::Reference;
 use crate::error::Error;
-use crate::model::{Caller, ExecutionId, ExecutionStatus, Input, execution};
+use crate::model::{Caller, ExecutionId, ExecutionStatus, Input, Reason, Start, execution};
 use crate::policy::Target;
 use crate::resource::executions::{Call, List};
 use crate::telemetry::Chain;
@@ -44,6 +45,7 @@ pub fn operations() -> Vec<Operation> {
     vec![
         Operation::get("/v1/executions", "list_executions", "List executions")
             .filters(&FILTERS)
+            .newer_filters(&NEWER_FILTERS)
             .pages::<execution::Entity>()
             .lists::<ExecutionView>("executions"),
         Operation::post("/v1/executions", "create_execution", "Run a function once")
@@ -65,6 +67,8 @@ pub fn operations() -> Vec<Operation> {
 
 /// The conditions of a list.
 const FILTERS: [&str; 5] = ["function_id", "status", "description", "project_id", "all_projects"];
+/// Those that version 1.0 lacks.
+const NEWER_FILTERS: [&str; 1] = ["reason"];
 
 const SHAPE: Shape = Shape {
     argument: "body",
@@ -81,6 +85,14 @@ const SHAPE: Shape = Shape {
         read_only("project_id"),
         read_only("created_at"),
         read_only("updated_at"),
+        read_only("reason").newer(),
+        read_only("start").newer(),
+        read_only("queued_ms").newer(),
+        read_only("starting_ms").newer(),
+        read_only("run_ms").newer(),
+        read_only("cpu_ms").newer(),
+        read_only("peak_memory_bytes").newer(),
+        read_only("log_truncated").newer(),
     ],
 };
 
@@ -125,6 +137,34 @@ struct ExecutionView {
     project_id: String,
     created_at: Time,
     updated_at: Option<Time>,
+    /// Why it did not succeed. From here on not Qinling's, and behind what is.
+    #[schemars(with = "Option<Reason>", extend("x-since" = "1.1"))]
+    reason: Option<String>,
+    /// What it found: nothing, a started interpreter, or its function loaded.
+    #[schemars(extend("x-since" = "1.1"))]
+    start: Option<Start>,
+    /// Until a worker was free for it, or one was begun.
+    #[schemars(extend("x-since" = "1.1"))]
+    queued_ms: Option<f64>,
+    /// From then until the function's code began.
+    #[schemars(extend("x-since" = "1.1"))]
+    starting_ms: Option<f64>,
+    /// The function's code.
+    #[schemars(extend("x-since" = "1.1"))]
+    run_ms: Option<f64>,
+    /// Processor time of all its processes.
+    #[schemars(extend("x-since" = "1.1"))]
+    cpu_ms: Option<f64>,
+    /// The most memory that they had at once.
+    #[schemars(extend("x-since" = "1.1"))]
+    peak_memory_bytes: Option<i64>,
+    #[schemars(extend("x-since" = "1.1"))]
+    log_truncated: Option<bool>,
+}
+
+/// From microseconds; to the third decimal, which is all that there is.
+fn milliseconds(time: Option<i64>) -> Option<f64> {
+    time.map(|time| time as f64 / 1000.0)
 }
 
 impl From<execution::Model> for ExecutionView {
@@ -142,6 +182,14 @@ impl From<execution::Model> for ExecutionView {
             project_id: row.project_id.0,
             created_at: Time(row.created_at),
             updated_at: row.updated_at.map(Time),
+            reason: row.reason,
+            start: row.start,
+            queued_ms: milliseconds(row.queued_us),
+            starting_ms: milliseconds(row.starting_us),
+            run_ms: milliseconds(row.run_us),
+            cpu_ms: milliseconds(row.cpu_us),
+            peak_memory_bytes: row.peak_memory_bytes,
+            log_truncated: row.log_truncated,
         }
     }
 }
@@ -158,13 +206,18 @@ fn word(status: ExecutionStatus) -> &'static str {
 
 async fn list(caller: Caller, app: web::Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     app.policy.enforce(&caller, "execution:get_all")?;
-    let query = list_query(&request, &FILTERS)?;
+    let query = if is_first(&request) {
+        list_query(&request, &FILTERS)
+    } else {
+        list_query(&request, &[&FILTERS[..], &NEWER_FILTERS].concat())
+    }?;
     let listing = Listing::of(&app.policy, &caller, &query, "execution:get_all:all_projects")?;
     let filters = Filters {
         function_id: filter(&query, "function_id"),
         project_id: listing.project_id,
         status: filter(&query, "status"),
         description: filter(&query, "description"),
+        reason: filter(&query, "reason"),
     };
     let page = page(&query)?;
     check_order(&page)?;
@@ -325,6 +378,12 @@ mod tests {
             deadline_at: None,
             created_at: Timestamp(1_767_323_045_000_000),
             updated_at: Some(Timestamp(1_767_323_046_000_000)),
+            queued_us: Some(12),
+            starting_us: Some(1_500),
+            run_us: Some(250_000),
+            cpu_us: None,
+            peak_memory_bytes: Some(1 << 20),
+            log_truncated: Some(false),
         }
     }
 
@@ -332,7 +391,7 @@ mod tests {
     fn a_view_has_every_field_in_order() {
         assert_eq!(
             serde_json::to_string(&ExecutionView::from(row(ExecutionStatus::Success))).unwrap(),
-            r#"{"id":"e","function_id":"f","function_version":0,"function_alias":null,"description":null,"status":"success","sync":true,"input":"6","result":"{\"output\":null}","project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":"2026-01-02T03:04:06Z"}"#
+            r#"{"id":"e","function_id":"f","function_version":0,"function_alias":null,"description":null,"status":"success","sync":true,"input":"6","result":"{\"output\":null}","project_id":"p","created_at":"2026-01-02T03:04:05Z","updated_at":"2026-01-02T03:04:06Z","reason":"raised","start":null,"queued_ms":0.012,"starting_ms":1.5,"run_ms":250.0,"cpu_ms":null,"peak_memory_bytes":1048576,"log_truncated":false}"#
         );
     }
 

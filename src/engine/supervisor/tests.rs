@@ -149,6 +149,28 @@ fn outcome(attempt: Attempt, log: &str) -> Outcome {
         log_truncated: false,
         reused: false,
         token_refused: false,
+        account: Account::default(),
+    }
+}
+
+#[tokio::test]
+async fn what_an_execution_took_comes_beside_its_outcome_where_the_supervisor_says_so() {
+    for (header, account) in [
+        (None, Account::default()),
+        (Some(r#"{"cpu_us":7}"#), Account { cpu_us: Some(7), ..Account::default() }),
+        // Of a later version, or of nobody's.
+        (Some(r#"{"cpu_us":7,"joules":1}"#), Account { cpu_us: Some(7), ..Account::default() }),
+        (Some("garbage"), Account::default()),
+    ] {
+        let (_fake, supervisor) = Fake::start(move |_| async move {
+            let mut answer = answer(200, outcome(attempt(), ""));
+            if let Some(header) = header {
+                answer.headers_mut().insert(ACCOUNT_HEADER, HeaderValue::from_static(header));
+            }
+            answer
+        });
+        let outcome = supervisor.execute(&execute(), soon()).await.unwrap();
+        assert_eq!(outcome.account, account, "{header:?}");
     }
 }
 

@@ -108,6 +108,7 @@ impl Book {
                 debug_assert!(bound, "place binds unbound workers only");
                 self.enlist(key, runtime, id);
                 let entry = self.workers.get_mut(&id).expect("it took the event");
+                entry.worker.begin(now);
                 if let WorkerState::Specializing { function } = &entry.state {
                     entry.start = Start::Prewarmed;
                     let _ = entry.orders.send(Order::Specialize(function.clone()));
@@ -119,6 +120,7 @@ impl Book {
                 let Some(base) = self.runtimes.base(runtime).cloned() else { return false };
                 let id = self.spawn(runtime, &base, Some(key.clone()), now, effects);
                 self.enlist(key, runtime, id);
+                self.workers[&id].worker.begin(now);
                 true
             }
             Decision::Start { evict: Some(id) } => {

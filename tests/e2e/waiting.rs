@@ -1,0 +1,73 @@
+//! Synchronous calls that take long, and callers that do not wait for their end.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+
+use crate::service::{Service, eventually, output};
+
+const SLEEPS: &str = r#"
+import time
+def main(context=None, seconds=0):
+    print('begins', flush=True)
+    time.sleep(seconds)
+    print('ends')
+    return seconds
+"#;
+
+/// Beyond what servers, proxies and connections usually wait: 5, 30 and 60 seconds.
+const LONG: u64 = 65;
+
+#[tokio::test]
+async fn a_call_of_more_than_a_minute_is_answered_and_a_caller_that_leaves_changes_nothing() {
+    let service = Service::start(&[]).await;
+    let runtime = service.runtime().await;
+    let function = service.function("demo", &runtime, SLEEPS, &[("timeout", "300")]).await;
+    let long = async {
+        let started = Instant::now();
+        let input = json!({"seconds": LONG}).to_string();
+        let done = service.execute("demo", &function, &input).await;
+        assert_eq!((&done["status"], output(&done)), (&json!("success"), json!(LONG)), "{done}");
+        assert!(started.elapsed() >= Duration::from_secs(LONG));
+    };
+    tokio::join!(long, leave(&service, &function));
+    service.stop_clean().await;
+}
+
+/// Sends a call, and closes the connection once it runs.
+async fn leave(service: &Service, function: &str) {
+    let input = json!({"seconds": 3}).to_string();
+    let body = json!({"function_id": function, "input": input, "description": "left alone"}).to_string();
+    let address = service.url.strip_prefix("http://").unwrap();
+    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /v1/executions HTTP/1.1\r\nHost: {address}\r\nX-Auth-Token: demo:demo\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(body.as_bytes()).await.unwrap();
+    let mut id = Value::Null;
+    eventually("the call runs", async || {
+        let path = "/v1/executions?description=left%20alone&status=running";
+        let listed = service.ask("demo", "GET", path, None).await.expect(200);
+        id = listed["executions"][0]["id"].clone();
+        id.is_string()
+    })
+    .await;
+    drop(connection);
+
+    let id = id.as_str().unwrap();
+    let ended = service.ended("demo", id).await;
+    assert_eq!((&ended["status"], output(&ended)), (&json!("success"), json!(3)), "{ended}");
+    assert_eq!(ended["reason"], Value::Null);
+    let log = service.execution_log("demo", id).await;
+    assert_eq!(log, format!("Start execution: {id}\nbegins\nends\nFinished execution: {id}\n"));
+    // Its slot is free again: as many run at once as before, on the one worker that there is.
+    let calls = (0..2).map(|_| service.execute("demo", function, "{}"));
+    for done in futures_util::future::join_all(calls).await {
+        assert_eq!((&done["status"], &done["start"]), (&json!("success"), &json!("warm")), "{done}");
+    }
+    assert_eq!(service.workers(function).await.len(), 1);
+}
