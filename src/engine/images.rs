@@ -126,7 +126,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
         Ok(ready) => {
             row.worker = Some(name.to_string().into());
             row.deadline_at = Some(Timestamp::now().after(timeout_of(function) + OVERDUE));
-            core.recorder.begin(row.clone()).await;
+            core.recorder.begin(row.clone());
             let ran = run(core, &name, function, row.input.as_deref(), &ready, &in_hand).await;
             // Nobody waits for it by then.
             ran.ok_or_else(|| Error::Busy("The service is stopping.".to_owned()))?
