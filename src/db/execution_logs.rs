@@ -1,4 +1,4 @@
-use sea_orm::{ConnectionTrait, EntityTrait, IntoActiveModel};
+use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, IntoActiveModel, QueryTrait, Statement};
 
 use super::Result;
 use crate::model::ExecutionId;
@@ -15,6 +15,15 @@ const INSERT_BYTES: usize = 1 << 20;
 /// A function may write what it likes, and PostgreSQL stores every character but NUL. So that is
 /// kept as `␀`, on all databases.
 pub async fn insert_many(db: &impl ConnectionTrait, logs: impl IntoIterator<Item = Model>) -> Result<()> {
+    for statement in inserts(db.get_database_backend(), logs) {
+        db.execute_raw(statement).await?;
+    }
+    Ok(())
+}
+
+/// What [`insert_many`] does.
+pub fn inserts(backend: DbBackend, logs: impl IntoIterator<Item = Model>) -> Vec<Statement> {
+    let mut statements = Vec::new();
     let mut logs = logs.into_iter().filter(|log| !log.log.is_empty() || log.truncated).peekable();
     while logs.peek().is_some() {
         let (mut group, mut bytes) = (Vec::new(), 0);
@@ -27,9 +36,9 @@ pub async fn insert_many(db: &impl ConnectionTrait, logs: impl IntoIterator<Item
             }
             group.push(log.into_active_model());
         }
-        Entity::insert_many(group).exec_without_returning(db).await?;
+        statements.push(Entity::insert_many(group).build(backend));
     }
-    Ok(())
+    statements
 }
 
 /// `None` where nothing was written, or not yet. Without a scope: who may see the execution may see its

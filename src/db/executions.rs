@@ -1,13 +1,15 @@
 //! Executions. Every status moves by an update that names the status it comes from, and a running
 //! row by one that names its epoch too: the first writer wins and the second is told.
 
+use std::collections::BTreeMap;
+
 use sea_orm::sea_query::{Expr, ExprTrait, Func};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QueryOrder,
-    QuerySelect, Select, UpdateMany,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, EntityTrait, IntoActiveModel, Iterable, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, Select, Statement, UpdateMany,
 };
 
-use super::{Filter, Page, Place, Result, execution_logs, page, within};
+use super::{Filter, Page, Place, Result, execution_logs, functions, page, versions, within};
 use crate::model::execution::{Column, Entity, Model};
 use crate::model::{
     EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, ProjectId, Scope, Timestamp, WorkerName,
@@ -26,6 +28,15 @@ pub async fn insert(db: &impl ConnectionTrait, execution: Model) -> Result<()> {
 
 /// In a transaction, where all or none are to be written.
 pub async fn insert_many(db: &impl ConnectionTrait, executions: Vec<Model>) -> Result<()> {
+    for statement in inserts(db.get_database_backend(), executions) {
+        db.execute_raw(statement).await?;
+    }
+    Ok(())
+}
+
+/// What writes new rows.
+pub fn inserts(backend: DbBackend, executions: Vec<Model>) -> Vec<Statement> {
+    let mut statements = Vec::new();
     let mut rows = executions.into_iter().peekable();
     while rows.peek().is_some() {
         let (mut group, mut bytes) = (Vec::new(), 0);
@@ -35,9 +46,25 @@ pub async fn insert_many(db: &impl ConnectionTrait, executions: Vec<Model>) -> R
         }) {
             group.push(row.into_active_model());
         }
-        Entity::insert_many(group).exec_without_returning(db).await?;
+        statements.push(Entity::insert_many(group).build(backend));
     }
-    Ok(())
+    statements
+}
+
+/// What writes new rows with their logs, and counts them with their functions, in an order that holds.
+pub fn additions(backend: DbBackend, rows: Vec<Model>, logs: Vec<execution_log::Model>) -> Vec<Statement> {
+    // In one order, so that two processes that count the same functions do not wait for each other.
+    let mut counts: BTreeMap<(FunctionId, i32), u32> = BTreeMap::new();
+    for row in &rows {
+        *counts.entry((row.function_id.clone(), row.function_version)).or_default() += 1;
+    }
+    let mut statements = inserts(backend, rows);
+    statements.extend(execution_logs::inserts(backend, logs));
+    statements.extend(counts.into_iter().map(|((function, version), by)| match version {
+        0 => functions::counting(&function, by).build(backend),
+        number => versions::counting(&function, number, by).build(backend),
+    }));
+    statements
 }
 
 pub async fn find(db: &impl ConnectionTrait, id: &ExecutionId, scope: &Scope) -> Result<Option<Model>> {

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait,
-    QueryFilter, QueryOrder, QuerySelect,
+    QueryFilter, QueryOrder, QuerySelect, UpdateMany,
 };
 
 use super::{Changes, Filter, Page, Result, Transaction, page, updated, within};
@@ -63,13 +63,16 @@ pub async fn delete(db: &impl Changes, id: &FunctionId) -> Result<bool> {
 
 /// Counts executions of version 0. The time of the last one is the function's `updated_at`.
 pub async fn increment_count(db: &impl ConnectionTrait, id: &FunctionId, by: u32) -> Result<()> {
+    counting(id, by).exec(db).await?;
+    Ok(())
+}
+
+/// What [`increment_count`] does.
+pub fn counting(id: &FunctionId, by: u32) -> UpdateMany<Entity> {
     Entity::update_many()
         .col_expr(Column::Count, Expr::col(Column::Count).add(i64::from(by)))
         .col_expr(Column::UpdatedAt, Expr::value(Timestamp::now()))
         .filter(Column::Id.eq(id.clone()))
-        .exec(db)
-        .await?;
-    Ok(())
 }
 
 /// Notes that a function's object has another content; `false` where others noted one meanwhile.

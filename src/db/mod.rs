@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use migration::Migrator;
+pub use sea_orm::Statement;
 use sea_orm::sea_query::{Alias, IntoCondition, Query};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ColumnTrait, Condition, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
-    DbBackend, DbErr, ExecResult, QueryResult, SqliteTransactionMode, Statement, TransactionOptions,
-    TransactionTrait,
+    DbBackend, DbErr, ExecResult, QueryResult, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 
@@ -25,6 +25,7 @@ use crate::model::Scope;
 
 mod address;
 mod error;
+mod file;
 mod filter;
 mod page;
 mod server;
@@ -122,6 +123,8 @@ impl Db {
                         .synchronous(synchronous)
                         .busy_timeout(PATIENCE)
                         .foreign_keys(true)
+                        .pragma("wal_autocheckpoint", file::LOG_PAGES)
+                        .pragma("journal_size_limit", file::LOG_BYTES)
                 };
                 let mut options = connect_options("sqlite:taibai".to_owned(), 1);
                 options.idle_timeout(None).max_lifetime(None).map_sqlx_sqlite_opts(common.clone());
@@ -200,6 +203,25 @@ impl Db {
         Ok(Transaction { inner, commits, recent, is_change: AtomicBool::new(false) })
     }
 
+    /// Writes all statements or none, in one commit. Nobody learns how many rows each of them found.
+    ///
+    /// To be awaited to its end: see [`file::commit_all`].
+    pub async fn commit_all(&self, statements: Vec<Statement>) -> Result<()> {
+        if !self.is_file() {
+            let tx = self.begin().await?;
+            tx.run(statements).await?;
+            return tx.commit().await;
+        }
+        file::commit_all(self.writer.get_sqlite_connection_pool(), statements).await?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Which statements are built for it.
+    pub fn backend(&self) -> DbBackend {
+        self.writer.get_database_backend()
+    }
+
     /// How often something was committed through this and its clones, migrations left out.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
@@ -233,7 +255,7 @@ impl Db {
     }
 
     fn is_file(&self) -> bool {
-        self.writer.get_database_backend() == DbBackend::Sqlite
+        self.backend() == DbBackend::Sqlite
     }
 
     /// Which migrations the database has, beside those of this program. Writes nothing.
@@ -368,6 +390,14 @@ impl Transaction {
         let _forgets = self.is_change.into_inner().then(|| Forgets(&self.recent));
         self.inner.commit().await?;
         self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Runs statements one after the other.
+    pub async fn run(&self, statements: Vec<Statement>) -> Result<()> {
+        for statement in statements {
+            self.inner.execute_raw(statement).await?;
+        }
         Ok(())
     }
 

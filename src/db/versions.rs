@@ -1,6 +1,7 @@
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
+    UpdateMany,
 };
 
 use super::functions::OVER;
@@ -43,14 +44,17 @@ pub async fn increment_count(
     number: i32,
     by: u32,
 ) -> Result<()> {
+    counting(function, number, by).exec(db).await?;
+    Ok(())
+}
+
+/// What [`increment_count`] does.
+pub fn counting(function: &FunctionId, number: i32, by: u32) -> UpdateMany<Entity> {
     Entity::update_many()
         .col_expr(Column::Count, Expr::col(Column::Count).add(i64::from(by)))
         .col_expr(Column::UpdatedAt, Expr::value(Timestamp::now()))
         .filter(Column::FunctionId.eq(function.clone()))
         .filter(Column::VersionNumber.eq(number))
-        .exec(db)
-        .await?;
-    Ok(())
 }
 
 /// Removes a version; `false` where it is gone already. In a transaction that holds the function, behind

@@ -128,7 +128,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
         Ok(ready) => {
             row.worker = Some(name.to_string().into());
             row.deadline_at = Some(Timestamp::now().after(timeout_of(function) + OVERDUE));
-            core.recorder.begin(row.clone()).await;
+            core.recorder.begin(row.clone());
             let queued = accepted.elapsed();
             let ran = run(core, &name, function, row.input.as_deref(), &ready, &in_hand).await;
             // Nobody waits for it by then.

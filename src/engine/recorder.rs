@@ -9,22 +9,25 @@
 //! place in it: executions then take longer, and nothing piles up in memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::{
-    EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, ProjectId, Scope, Timestamp, WorkerName,
-    execution, execution_log,
+    EngineId, ExecutionId, ExecutionStatus, Outcome, ProjectId, Scope, Timestamp, WorkerName, execution,
+    execution_log,
 };
 use crate::quota::{Excess, Queue, Resource};
 use crate::telemetry::Chain;
 
 /// How long a start waits for its end, so that both become one insert.
 const LINGER: Duration = Duration::from_millis(20);
+/// Between two looks at starts that linger.
+const LOOK: Duration = Duration::from_millis(10);
 /// Most messages of one transaction.
 const BATCH: usize = 256;
 /// Messages that wait for the writer.
@@ -39,12 +42,61 @@ type Reply<T> = oneshot::Sender<db::Result<T>>;
 #[derive(Debug, Clone)]
 pub struct Recorder {
     messages: mpsc::Sender<Message>,
+    starts: Arc<Starts>,
+}
+
+/// Starts that were not written, and that may never be. Not a message each, since the writer would be
+/// woken for every one of them: it looks here now and then, as long as there is something.
+#[derive(Debug, Default)]
+struct Starts {
+    lingering: Mutex<Lingering>,
+    /// There is something again.
+    begun: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Lingering {
+    rows: HashMap<ExecutionId, execution::Model>,
+    /// In the order in which they came, also those that have ended meanwhile.
+    since: VecDeque<(Instant, ExecutionId)>,
+    is_watched: bool,
+}
+
+impl Starts {
+    fn lock(&self) -> MutexGuard<'_, Lingering> {
+        self.lingering.lock().expect("no panic while it is held")
+    }
+
+    fn add(&self, row: execution::Model) {
+        let mut lingering = self.lock();
+        lingering.since.push_back((Instant::now(), row.id.clone()));
+        lingering.rows.insert(row.id.clone(), row);
+        if !std::mem::replace(&mut lingering.is_watched, true) {
+            self.begun.notify_one();
+        }
+    }
+
+    /// The execution has ended: its end says that it started.
+    fn forget(&self, id: &ExecutionId) {
+        self.lock().rows.remove(id);
+    }
+
+    /// Those that waited long enough, and whether to look again.
+    fn take_due(&self, now: Instant) -> (Vec<execution::Model>, bool) {
+        let mut lingering = self.lock();
+        let mut due = Vec::new();
+        while lingering.since.front().is_some_and(|(since, _)| now - *since >= LINGER) {
+            let (_, id) = lingering.since.pop_front().expect("there is a first");
+            due.extend(lingering.rows.remove(&id));
+        }
+        lingering.is_watched = !lingering.since.is_empty();
+        (due, lingering.is_watched)
+    }
 }
 
 #[derive(Debug)]
 enum Message {
     Accept { row: Box<execution::Model>, queue: Option<Queue>, reply: Reply<Accepted> },
-    Begin { row: Box<execution::Model> },
     Claim { claim: Claim, reply: Reply<Option<i64>> },
     End { row: Box<execution::Model>, outcome: Box<Outcome>, reply: Reply<bool> },
     Finish { id: ExecutionId, epoch: i64, outcome: Box<Outcome>, reply: Reply<bool> },
@@ -70,7 +122,8 @@ impl Recorder {
     /// Starts the writer. The task ends once every clone is dropped and all is written.
     pub fn start(db: Db) -> (Self, impl Future<Output = ()> + Send) {
         let (messages, receiver) = mpsc::channel(BACKLOG);
-        (Self { messages }, Writer::new(db).run(receiver))
+        let starts = Arc::<Starts>::default();
+        (Self { messages, starts: starts.clone() }, Writer::new(db, starts).run(receiver))
     }
 
     /// Commits an execution that is to be run later, if its project may have another; without a queue it
@@ -81,9 +134,9 @@ impl Recorder {
     }
 
     /// Hands over that a synchronous execution starts. Not durable when this returns.
-    pub async fn begin(&self, row: execution::Model) {
+    pub fn begin(&self, row: execution::Model) {
         // Without a writer the end will tell.
-        let _ = self.messages.send(Message::Begin { row: Box::new(row) }).await;
+        self.starts.add(row);
     }
 
     /// Takes an execution; `None` where somebody else was first. Returns the epoch to end it with.
@@ -164,28 +217,36 @@ enum Done {
 
 struct Writer {
     db: Db,
-    /// Starts that were not written yet, in the order in which they came.
-    lingering: HashMap<ExecutionId, Box<execution::Model>>,
-    due: VecDeque<(Instant, ExecutionId)>,
+    starts: Arc<Starts>,
+    /// When to look at them; `None` where there are none.
+    look: Option<Instant>,
     /// Synchronous executions that have a row which says `running`.
     begun: HashSet<ExecutionId>,
 }
 
 impl Writer {
-    fn new(db: Db) -> Self {
-        Self { db, lingering: HashMap::new(), due: VecDeque::new(), begun: HashSet::new() }
+    fn new(db: Db, starts: Arc<Starts>) -> Self {
+        Self { db, starts, look: None, begun: HashSet::new() }
     }
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut open = true;
-        while open || !self.due.is_empty() {
+        // The last clone may be dropped right after a start.
+        while open || self.starts.lock().is_watched {
             let mut batch = Vec::new();
-            let due = self.due.front().map(|(due, _)| *due);
+            let starts = self.starts.clone();
+            let look = async {
+                match self.look {
+                    Some(look) => sleep_until(look).await,
+                    None => starts.begun.notified().await,
+                }
+            };
             tokio::select! {
                 received = messages.recv_many(&mut batch, BATCH), if open => open = received > 0,
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                () = look => {}
             }
-            let items = self.sort(batch);
+            let mut items = self.sort(batch);
+            items.extend(self.due());
             self.write(items).await;
         }
     }
@@ -199,10 +260,9 @@ impl Writer {
                     let reply = Inserted::Accepted(reply);
                     items.push(Item::Insert { row, log: None, queue, reply });
                 }
-                Message::Begin { row } => self.linger(row, LINGER),
                 Message::Claim { claim, reply } => items.push(Item::Claim { claim, reply }),
                 Message::End { row, outcome, reply } => {
-                    self.lingering.remove(&row.id);
+                    self.starts.forget(&row.id);
                     if self.begun.remove(&row.id) {
                         let (id, epoch) = (row.id, row.epoch);
                         items.push(Item::Finish { id, epoch, outcome, reply });
@@ -220,19 +280,28 @@ impl Writer {
                 }
             }
         }
-        let now = Instant::now();
-        while self.due.front().is_some_and(|(due, _)| *due <= now) {
-            let (_, id) = self.due.pop_front().expect("there is a first");
-            if let Some(row) = self.lingering.remove(&id) {
-                items.push(Item::Insert { row, log: None, queue: None, reply: Inserted::Begun });
-            }
-        }
         items
     }
 
-    fn linger(&mut self, row: Box<execution::Model>, delay: Duration) {
-        self.due.push_back((Instant::now() + delay, row.id.clone()));
-        self.lingering.insert(row.id.clone(), row);
+    /// Starts that are to be written now, where it is time to look.
+    fn due(&mut self) -> Vec<Item> {
+        let now = Instant::now();
+        match self.look {
+            Some(look) if look > now => return Vec::new(),
+            Some(_) => {}
+            None => {
+                // The first of them is to linger as well.
+                self.look = self.starts.lock().is_watched.then(|| now + LINGER);
+                return Vec::new();
+            }
+        }
+        let (due, more) = self.starts.take_due(now);
+        self.look = more.then(|| now + LOOK);
+        let item = |row| {
+            let row = Box::new(row);
+            Item::Insert { row, log: None, queue: None, reply: Inserted::Begun }
+        };
+        due.into_iter().map(item).collect()
     }
 
     async fn write(&mut self, items: Vec<Item>) {
@@ -406,30 +475,29 @@ async fn over_quota(tx: &db::Transaction, items: &[Item]) -> db::Result<Vec<Opti
     Ok(over)
 }
 
-/// All items in one transaction, in an order that holds: new rows, what refers to them, the rest.
-async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
-    let tx = db.begin().await?;
-    let over = over_quota(&tx, items).await?;
+/// What writes the new rows among the items, with their logs and counters.
+fn additions<'a>(db: &Db, items: impl Iterator<Item = &'a Item>) -> Vec<db::Statement> {
     let (mut rows, mut logs) = (Vec::new(), Vec::new());
-    let mut counts: HashMap<(&FunctionId, i32), u32> = HashMap::new();
-    for (item, over) in items.iter().zip(&over) {
-        if let (Item::Insert { row, log, .. }, None) = (item, over) {
+    for item in items {
+        if let Item::Insert { row, log, .. } = item {
             rows.push((**row).clone());
             logs.extend(log.clone());
-            *counts.entry((&row.function_id, row.function_version)).or_default() += 1;
         }
     }
-    db::executions::insert_many(&tx, rows).await?;
-    db::execution_logs::insert_many(&tx, logs).await?;
-    // In one order, so that two processes that count the same functions do not wait for each other.
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_unstable();
-    for ((function, version), by) in counts {
-        match version {
-            0 => db::functions::increment_count(&tx, function, by).await?,
-            number => db::versions::increment_count(&tx, function, number, by).await?,
-        }
+    db::executions::additions(db.backend(), rows, logs)
+}
+
+/// All items in one transaction, in an order that holds: new rows, what refers to them, the rest.
+async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
+    if items.iter().all(|item| matches!(item, Item::Insert { queue: None, .. })) {
+        // Nothing is looked at between the statements: they go to the database as one.
+        db.commit_all(additions(db, items.iter())).await?;
+        return Ok(vec![Done::Inserted; items.len()]);
     }
+    let tx = db.begin().await?;
+    let over = over_quota(&tx, items).await?;
+    let accepted = items.iter().zip(&over).filter(|(_, over)| over.is_none());
+    tx.run(additions(db, accepted.map(|(item, _)| item))).await?;
     let mut done = Vec::with_capacity(items.len());
     for (item, over) in items.iter().zip(over) {
         done.push(match item {

@@ -208,7 +208,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
             // Another worker may have to be found for it.
             let longest = core.engine.queue_timeout + plan.timeout() + OVERDUE;
             row.deadline_at = Some(Timestamp::now().after(longest));
-            core.recorder.begin(row.clone()).await;
+            core.recorder.begin(row.clone());
         }
         let worker = lease.worker().clone();
         let waited = Waited::of(&lease, accepted.elapsed(), asked.elapsed());

@@ -4,6 +4,7 @@
 //! sent twice: a request goes to another connection only where the first one gave it back unsent.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -29,7 +30,16 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::error::Source;
 
 type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, std::io::Error>>;
-type Sender = SendRequest<Body>;
+type Driver = http1::Connection<TokioIo<UnixStream>, Body>;
+
+/// A connection, whose bytes are moved by whoever asks over it: between a request and its answer no other
+/// task has to be woken.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Body>,
+    /// What moves them; none once the connection has ended.
+    driver: Option<Driver>,
+}
 
 /// Most idle connections that are kept; a worker has fewer slots.
 const MAX_IDLE: usize = 16;
@@ -39,6 +49,8 @@ const MAX_SMALL: usize = 1 << 20;
 
 /// Most bytes of an outcome beside its output and its log.
 const OUTCOME_OVERHEAD: usize = 64 << 10;
+
+const CLOSED: &str = "the connection was closed before anything was sent";
 
 /// Waits between two tries to reach a supervisor that is starting.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -64,7 +76,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Supervisor {
     socket: PathBuf,
-    idle: Mutex<Vec<Sender>>,
+    idle: Mutex<Vec<Connection>>,
     /// Digest of the cloud that this worker was given last.
     cloud: Mutex<Option<String>>,
 }
@@ -144,8 +156,7 @@ impl Supervisor {
         // A connection of its own, not kept: an answer may come before the package was sent.
         let exchange = async {
             let mut connection = self.connect().await?;
-            let response = connection.send_request(request).await.map_err(gone)?;
-            Answer::read(response, MAX_SMALL).await
+            connection.ask(request, MAX_SMALL).await.unwrap_or_else(|_| Err(gone(CLOSED)))
         };
         within(deadline, exchange).await?.success().map(drop)
     }
@@ -226,57 +237,92 @@ impl Supervisor {
         deadline: Instant,
     ) -> Result<Answer, Error> {
         let request = request(method, path, Either::Left(Full::new(body)))?;
-        // Dropped at the deadline, or by a caller that goes away: the connection ends with its
-        // sender and is not used again, so no answer meets the wrong request.
-        let exchange = async {
-            let (connection, response) = self.send(request).await?;
-            let answer = Answer::read(response, most).await?;
-            self.keep(connection);
-            Ok(answer)
-        };
-        within(deadline, exchange).await?.success()
+        // Dropped at the deadline, or by a caller that goes away: the connection ends with it and is not
+        // used again, so no answer meets the wrong request.
+        within(deadline, self.exchange(request, most)).await?.success()
     }
 
-    async fn send(&self, mut request: Request<Body>) -> Result<(Sender, Response<Incoming>), Error> {
+    async fn exchange(&self, mut request: Request<Body>, most: usize) -> Result<Answer, Error> {
         if let Some(mut connection) = self.take().await {
-            match connection.try_send_request(request).await {
-                Ok(response) => return Ok((connection, response)),
-                Err(mut error) => match error.take_message() {
-                    // Given back, so not a byte of it was sent.
-                    Some(unsent) => request = unsent,
-                    None => return Err(gone(error.into_error())),
-                },
+            match connection.ask(request, most).await {
+                Ok(answer) => {
+                    let answer = answer?;
+                    self.keep(connection);
+                    return Ok(answer);
+                }
+                Err(unsent) => request = *unsent,
             }
         }
         let mut connection = self.connect().await?;
-        let response = connection.send_request(request).await.map_err(gone)?;
-        Ok((connection, response))
+        let answer = connection.ask(request, most).await.unwrap_or_else(|_| Err(gone(CLOSED)))?;
+        self.keep(connection);
+        Ok(answer)
     }
 
     /// An idle connection that still stands, as far as can be known.
-    async fn take(&self) -> Option<Sender> {
+    async fn take(&self) -> Option<Connection> {
         loop {
             let mut connection = self.idle.lock().expect("no panic while it is held").pop()?;
-            if connection.ready().await.is_ok() {
+            if connection.is_ready().await {
                 return Some(connection);
             }
         }
     }
 
-    fn keep(&self, connection: Sender) {
+    fn keep(&self, connection: Connection) {
         let mut idle = self.idle.lock().expect("no panic while it is held");
-        if !connection.is_closed() && idle.len() < MAX_IDLE {
+        if !connection.sender.is_closed() && idle.len() < MAX_IDLE {
             idle.push(connection);
         }
     }
 
-    async fn connect(&self) -> Result<Sender, Error> {
+    async fn connect(&self) -> Result<Connection, Error> {
         let stream = UnixStream::connect(&self.socket).await.map_err(gone)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
-        // Ends with its sender; what goes wrong is told to whoever waits for an answer.
-        tokio::spawn(connection);
-        Ok(sender)
+        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
+        Ok(Connection { sender, driver: Some(driver) })
     }
+}
+
+impl Connection {
+    /// Whether it can take a request. One that was closed meanwhile is found out here.
+    async fn is_ready(&mut self) -> bool {
+        let Self { sender, driver } = self;
+        driven(driver, sender.ready()).await.is_ok()
+    }
+
+    /// The answer to a request, or the request itself where not a byte of it was sent.
+    async fn ask(
+        &mut self,
+        request: Request<Body>,
+        most: usize,
+    ) -> Result<Result<Answer, Error>, Box<Request<Body>>> {
+        let Self { sender, driver } = self;
+        let exchange = async {
+            match sender.try_send_request(request).await {
+                Ok(response) => Ok(Answer::read(response, most).await),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => Err(Box::new(unsent)),
+                    None => Ok(Err(gone(error.into_error()))),
+                },
+            }
+        };
+        driven(driver, exchange).await
+    }
+}
+
+/// What comes of an exchange, with its connection's bytes moved meanwhile.
+async fn driven<T>(driver: &mut Option<Driver>, exchange: impl Future<Output = T>) -> T {
+    let mut exchange = pin!(exchange);
+    if let Some(moving) = driver {
+        tokio::select! {
+            biased;
+            answer = &mut exchange => return answer,
+            _ = moving => {}
+        }
+        // Dropped, so that the exchange hears of its end; it may have its answer already.
+        *driver = None;
+    }
+    exchange.await
 }
 
 /// An answer, read to its end.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::db::testing::{TestDb, database, execution, function, runtime, version};
-use crate::model::{Reason, Start, function as function_row};
+use crate::model::{FunctionId, Reason, Start, function as function_row};
 
 async fn start() -> (TestDb, Recorder, function_row::Model) {
     let db = database().await;
@@ -53,7 +53,7 @@ async fn a_short_call_is_one_commit_and_one_insert() {
     let (db, recorder, function) = start().await;
     let row = row(&function, ExecutionStatus::Running);
     let before = db.commits();
-    recorder.begin(row.clone()).await;
+    recorder.begin(row.clone());
     assert!(recorder.end(row.clone(), outcome("hello")).await.unwrap());
     assert_eq!(db.commits() - before, 1);
 
@@ -85,7 +85,7 @@ async fn logs_of_a_group_are_kept_and_one_without_text_has_no_row() {
 async fn a_long_call_shows_as_running_until_it_ends() {
     let (db, recorder, function) = start().await;
     let row = row(&function, ExecutionStatus::Running);
-    recorder.begin(row.clone()).await;
+    recorder.begin(row.clone());
     let found = loop {
         match find(&db, &row.id).await {
             Some(found) => break found,
@@ -188,7 +188,7 @@ async fn what_was_begun_is_written_when_the_recorder_ends() {
     let (other, writer) = Recorder::start(db.db.clone());
     drop(recorder);
     let row = row(&function, ExecutionStatus::Running);
-    other.begin(row.clone()).await;
+    other.begin(row.clone());
     drop(other);
     writer.await;
     assert_eq!(find(&db, &row.id).await.unwrap().status, ExecutionStatus::Running);
