@@ -20,8 +20,8 @@ use sea_orm::{
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 
-use crate::config;
 use crate::model::Scope;
+use crate::{config, crash_points};
 
 mod address;
 mod error;
@@ -316,6 +316,14 @@ impl Writer<'_> {
     }
 }
 
+impl Writer<'_> {
+    fn note(&self, statement: &Statement) {
+        if writes(statement) {
+            crash_points::expect_name(&statement.sql);
+        }
+    }
+}
+
 impl Changes for Writer<'_> {
     fn note_change(&self) {
         self.recent.forget();
@@ -334,6 +342,7 @@ impl ConnectionTrait for Writer<'_> {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        crash_points::expect_name(&statement.sql);
         self.count(true, self.connection.execute_raw(statement).await)
     }
 
@@ -342,10 +351,12 @@ impl ConnectionTrait for Writer<'_> {
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.note(&statement);
         self.count(writes(&statement), self.connection.query_one_raw(statement).await)
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.note(&statement);
         self.count(writes(&statement), self.connection.query_all_raw(statement).await)
     }
 }
@@ -363,6 +374,7 @@ pub struct Transaction {
 impl Transaction {
     pub async fn commit(self) -> Result<()> {
         // Also where nobody knows whether it was, and where nobody waits for it any more.
+        crash_points::expect_name("a transaction");
         let _forgets = self.is_change.into_inner().then(|| Forgets(&self.recent));
         self.inner.commit().await?;
         self.commits.fetch_add(1, Ordering::Relaxed);

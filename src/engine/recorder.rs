@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::crash_points::{self, Write};
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -143,6 +144,19 @@ enum Item {
         outcome: Box<Outcome>,
         reply: Reply<bool>,
     },
+}
+
+impl Item {
+    fn write(&self) -> Write {
+        match self {
+            Self::Insert { reply: Inserted::Accepted(_), .. } => Write::Accept,
+            Self::Insert { reply: Inserted::Begun, .. } => Write::Begin,
+            Self::Insert { reply: Inserted::Ended(_), .. } => Write::End,
+            Self::Claim { .. } => Write::Claim,
+            Self::Finish { .. } => Write::Finish,
+            Self::Dismiss { .. } => Write::Dismiss,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -449,7 +463,7 @@ async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
             }
         });
     }
-    tx.commit().await?;
+    crash_points::around_all(items.iter().map(Item::write), tx.commit()).await?;
     Ok(done)
 }
 

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::crash_points::{Write, around};
 use crate::error::Source;
 
 type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, std::io::Error>>;
@@ -146,7 +147,7 @@ impl Supervisor {
             let response = connection.send_request(request).await.map_err(gone)?;
             Answer::read(response, MAX_SMALL).await
         };
-        within(deadline, exchange).await?.success().map(drop)
+        around(Write::Load, within(deadline, exchange)).await?.success().map(drop)
     }
 
     /// Runs an execution that names a cloud. The worker gets the cloud where it has not got it.
@@ -187,7 +188,8 @@ impl Supervisor {
         let most = limits.max_log_bytes.saturating_mul(6).saturating_add(limits.max_result_bytes);
         let most = usize::try_from(most).unwrap_or(usize::MAX).saturating_add(OUTCOME_OVERHEAD);
         let body = json(execute)?;
-        let answer = self.ask(Method::POST, "/v1/executions", body, most, deadline).await?;
+        let running = self.ask(Method::POST, "/v1/executions", body, most, deadline);
+        let answer = around(Write::Execute, running).await?;
         answer.outcome(&execute.attempt)
     }
 
@@ -200,19 +202,22 @@ impl Supervisor {
     /// Has attempts with a lower epoch refused from now on.
     pub async fn fence(&self, attempt: &Attempt, deadline: Instant) -> Result<(), Error> {
         let body = json(attempt)?;
-        self.ask(Method::POST, "/v1/fence", body, MAX_SMALL, deadline).await.map(drop)
+        let fencing = self.ask(Method::POST, "/v1/fence", body, MAX_SMALL, deadline);
+        around(Write::Fence, fencing).await.map(drop)
     }
 
     /// Has outcomes forgotten that are safely stored.
     pub async fn acknowledge(&self, attempts: Vec<Attempt>, deadline: Instant) -> Result<(), Error> {
         let body = json(&Acknowledge { attempts })?;
-        self.ask(Method::POST, "/v1/acknowledge", body, MAX_SMALL, deadline).await.map(drop)
+        let telling = self.ask(Method::POST, "/v1/acknowledge", body, MAX_SMALL, deadline);
+        around(Write::Acknowledge, telling).await.map(drop)
     }
 
     /// Kills an execution. One that does not run is refused as unknown.
     pub async fn cancel(&self, attempt: &Attempt, deadline: Instant) -> Result<(), Error> {
         let path = path(attempt)?;
-        self.ask(Method::DELETE, &path, Bytes::new(), MAX_SMALL, deadline).await.map(drop)
+        let cancelling = self.ask(Method::DELETE, &path, Bytes::new(), MAX_SMALL, deadline);
+        around(Write::Cancel, cancelling).await.map(drop)
     }
 
     /// One request and its answer, which is a success.
