@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use sea_orm::EntityTrait;
+use sea_orm::{ConnectionTrait, EntityTrait, Statement};
 use serde_json::{Value, json};
 use taibai::crash_points::Write;
 use taibai::db;
@@ -140,7 +140,7 @@ impl Scene {
     async fn close(mut self) {
         let service = Service::start_in(self.home.take().unwrap()).await;
         let tally = self.ledger.check(&service).await;
-        println!("after {} deaths: {tally:?}", self.deaths);
+        println!("after {} deaths: {tally}", self.deaths);
         in_step(&service).await;
         nothing_left(service).await;
     }
@@ -158,7 +158,8 @@ impl Scene {
         for id in [&long[2], &long[0], &long[1]] {
             ask(service, "demo", "POST", &format!("/v1/executions/{id}/cancel"), None).await?;
         }
-        let body = json!({"function_id": function});
+        let input = json!({"n": self.ledger.number()}).to_string();
+        let body = json!({"function_id": function, "input": input});
         let done = ask(service, "demo", "POST", "/v1/executions", Some(body)).await?.expect(201);
         let path = format!("/v1/executions/{}", done["id"].as_str().unwrap());
         ask(service, "demo", "DELETE", &path, None).await?;
@@ -402,8 +403,9 @@ async fn deaths_around_trusts_and_objects_leave_no_trust_that_nobody_knows() {
     })
     .await;
 
-    let demo = cloud.token("demo").await;
-    let user = cloud.user("demo").await;
+    // With whom goes what is left of them in Keystone.
+    let guest = cloud.user_with_roles("demo", &["member", "swiftoperator"]).await;
+    let (demo, user) = (guest.token.clone(), guest.user.clone());
     let region = Some(account.region_name.as_str());
     let swift = user.info.catalog.endpoint("object-store", taibai::model::Interface::Public, region).unwrap();
     let container = format!("crash-{}", uuid::Uuid::new_v4());
@@ -446,9 +448,21 @@ async fn deaths_around_trusts_and_objects_leave_no_trust_that_nobody_knows() {
     }
     println!("{deaths} deaths");
 
-    // Every trust in Keystone that was delegated to the service for these functions is in the table, but
-    // for the one whose row was never written: it was made in the moment of the death.
+    // Every trust that is in Keystone is in the table, where it is ended from, but for the one that was made
+    // in the moment of the death.
     let service = Service::start_in(home).await;
+    let list = format!("{}/OS-TRUST/trusts?trustor_user_id={}", cloud.auth_url(), user.info.user_id);
+    let listed = http.get(list).header("x-auth-token", demo.expose()).send().await.unwrap();
+    let listed: Value = listed.json().await.unwrap();
+    let made = listed["trusts"].as_array().unwrap().iter().map(|trust| trust["id"].as_str().unwrap());
+    let db = service.home.database().await;
+    let known = Statement::from_string(db.reader().get_database_backend(), "SELECT id FROM trusts");
+    let known = db.reader().query_all_raw(known).await.unwrap();
+    db.close().await.unwrap();
+    let known: Vec<String> = known.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+    let unknown: Vec<_> = made.filter(|id| !known.iter().any(|known| known == id)).collect();
+    assert!(known.len() >= 3 && unknown.len() <= 1, "{known:?} {unknown:?}");
+
     let functions = service.ask(demo.expose(), "GET", "/v1/functions", None).await.expect(200);
     for function in functions["functions"].as_array().unwrap() {
         let id = function["id"].as_str().unwrap();
@@ -461,6 +475,7 @@ async fn deaths_around_trusts_and_objects_leave_no_trust_that_nobody_knows() {
         let sent = http.delete(url).header("x-auth-token", demo.expose()).send().await.unwrap();
         assert!(sent.status().is_success(), "{}", sent.status());
     }
+    cloud.forget(guest).await;
     nothing_left(service).await;
 }
 

@@ -76,9 +76,21 @@ pub struct Ledger {
 pub struct Tally {
     pub accepted: usize,
     pub calls: usize,
+    /// Calls whose connection broke.
     pub unanswered: usize,
     pub rows: usize,
+    /// How executions ended, and how many.
     pub ends: BTreeMap<String, usize>,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { accepted, calls, unanswered, rows, ends } = self;
+        write!(
+            f,
+            "{accepted} accepted, {calls} calls, {unanswered} of them unanswered, {rows} rows: {ends:?}"
+        )
+    }
 }
 
 impl Ledger {
@@ -292,9 +304,9 @@ pub async fn nothing_left(service: Service) {
             left.push(format!("package {file}"));
         }
     }
-    left.extend(
-        files("work").into_iter().filter(|file| !file.contains("/.")).map(|file| format!("file {file}")),
-    );
+    // The empty filesystem that workers' are copies of stays for the next start.
+    let works = files("work").into_iter().filter(|file| !file.ends_with("/template.image"));
+    left.extend(works.map(|file| format!("file {file}")));
     let tables = std::process::Command::new("nft").args(["list", "tables"]).output().unwrap();
     let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
     let ours = format!("taibai-{}", home.deployment);

@@ -99,7 +99,7 @@ async fn no_accepted_execution_is_lost_or_doubled_by_kill_9_at_random_moments() 
     let tally = all.check(&service).await;
     in_step(&service).await;
     println!(
-        "{kills} kills in {:.0} s, all ended after {:.0} s: {tally:?}",
+        "{kills} kills in {:.0} s, all ended after {:.0} s: {tally}",
         killed.as_secs_f64(),
         began.elapsed().as_secs_f64()
     );

@@ -36,6 +36,7 @@ pub struct Service {
     pub url: String,
     http: reqwest::Client,
     log: Arc<Mutex<String>>,
+    reading: Option<std::thread::JoinHandle<()>>,
 }
 
 /// One answer, read to its end.
@@ -306,7 +307,7 @@ impl Service {
         let log = Arc::new(Mutex::new(String::new()));
         let mut stderr = child.stderr.take().unwrap();
         let sink = log.clone();
-        std::thread::spawn(move || {
+        let reading = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(read @ 1..) = stderr.read(&mut buffer) {
                 sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
@@ -324,12 +325,14 @@ impl Service {
         .unwrap();
         let Some(url) = url else {
             let status = child.wait();
+            // Its last words may be on their way still.
+            reading.join().unwrap();
             let log = format!("{status:?}\n{}", log.lock().unwrap());
             return Err((home, log));
         };
         // A client needs one. All but the first call fail, and that is as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Self { home, child, url, http: reqwest::Client::new(), log })
+        Ok(Self { home, child, url, http: reqwest::Client::new(), log, reading: Some(reading) })
     }
 
     pub fn log(&self) -> String {
@@ -354,6 +357,9 @@ impl Service {
     /// What is left of a service that ends by itself.
     pub async fn ended_by_itself(mut self) -> (Home, String) {
         let status = self.wait_exit().await;
+        if let Some(reading) = self.reading.take() {
+            reading.join().unwrap();
+        }
         let log = format!("{status:?}\n{}", self.log());
         (self.take_home(), log)
     }
