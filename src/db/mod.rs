@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use migration::Migrator;
 use sea_orm::sea_query::{Alias, IntoCondition, Query};
-use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{self, Connection};
 use sea_orm::{
     ColumnTrait, Condition, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
     DbBackend, DbErr, ExecResult, QueryResult, SqliteTransactionMode, Statement, TransactionOptions,
@@ -123,6 +124,9 @@ impl Db {
                 };
                 let mut options = connect_options("sqlite:taibai".to_owned(), 1);
                 options.idle_timeout(None).max_lifetime(None).map_sqlx_sqlite_opts(common.clone());
+                options.map_sqlx_sqlite_pool_opts(|pool| {
+                    pool.after_release(|connection, _| Box::pin(has_no_transaction(connection)))
+                });
                 let writer = sea_orm::Database::connect(options).await?;
 
                 let mut options = connect_options("sqlite:taibai".to_owned(), config.max_connections);
@@ -286,6 +290,16 @@ impl Db {
         self.reader.close_by_ref().await?;
         Ok(self.writer.close_by_ref().await?)
     }
+}
+
+/// Whether a connection may be used again. On a full disk SQLite takes a transaction back by itself, and who
+/// counts them here goes on as if there was one: what is committed later would be part of it, and be lost.
+async fn has_no_transaction(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // One that was dropped is still to be rolled back.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 fn connect_options(url: String, connections: u32) -> ConnectOptions {
