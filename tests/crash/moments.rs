@@ -33,7 +33,7 @@ async fn load(service: &Service, function: &str, ledgers: &mut [Ledger], done: &
         loop {
             turn += 1;
             // Most are short; some are sure to be under way when the end comes.
-            let seconds = if turn % 40 == 0 { 0.4 } else { 0.0 };
+            let seconds = if turn.is_multiple_of(40) { 0.4 } else { 0.0 };
             if (client as u64) < ACCEPTING {
                 if done.load(Ordering::Relaxed) >= wanted {
                     return;
