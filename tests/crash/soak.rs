@@ -18,9 +18,9 @@ const BOUNDS: [(&str, f64, f64); 8] = [
     ("memory KiB", 0.08, 6144.0),
     ("descriptors", 0.0, 6.0),
     ("threads", 0.0, 4.0),
-    ("containers", 0.0, 1.0),
-    ("cgroups", 0.0, 6.0),
-    ("sockets", 0.0, 1.5),
+    ("containers", 0.0, 2.0),
+    ("cgroups", 0.0, 8.0),
+    ("sockets", 0.0, 2.5),
     ("rows", 0.1, 30.0),
     ("files", 0.0, 6.0),
 ];
