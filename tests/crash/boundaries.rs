@@ -150,7 +150,7 @@ impl Scene {
 
     async fn runs(&mut self, service: &Service) -> Option<()> {
         let function = self.function.clone();
-        self.ledger.accept(service, &function, 0.0).await?;
+        let first = self.ledger.accept(service, &function, 0.0).await?;
         self.ledger.call(service, &function, 0.0).await?;
         self.ledger.call(service, &function, 0.2).await?;
         if self.place.starts_with("End") {
@@ -160,13 +160,17 @@ impl Scene {
             let made = ask(service, "demo", "POST", "/v1/functions", Some(new)).await?.expect(201);
             self.ledger.call(service, made["id"].as_str().unwrap(), 0.0).await?;
         }
+        // With a slot that is killed goes what it says of the runs before.
+        let first = format!("/v1/executions/{first}");
+        while ask(service, "demo", "GET", &first, None).await?.expect(200)["status"] == "running" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.ledger.harvest(&service.home);
         // Two run, the third waits: one of either kind is cancelled.
         let mut long = Vec::new();
         for _ in 0..3 {
             long.push(self.ledger.accept(service, &function, 3.0).await?);
         }
-        // With a slot that is killed goes what it says of the runs before.
-        self.ledger.harvest(&service.home);
         for id in [&long[2], &long[0], &long[1]] {
             ask(service, "demo", "POST", &format!("/v1/executions/{id}/cancel"), None).await?;
         }
