@@ -7,6 +7,7 @@ pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod crash_points;
 pub mod db;
 pub mod engine;
 pub mod error;

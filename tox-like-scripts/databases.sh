@@ -2,6 +2,8 @@
 # Database servers of the tests' own: Debian's MariaDB and PostgreSQL, on loopback, with data that goes
 # with them. The system's own services are left alone. Sourced after lib.sh.
 
+# Which are started; a script may want fewer.
+DATABASE_SERVERS=(mariadb postgresql)
 DATABASE_DIR=
 DATABASE_PIDS=()
 # By server, as TAIBAI_TEST_DATABASE takes them.
@@ -86,15 +88,17 @@ start_postgresql() {
     DATABASE_URLS[postgresql]=postgresql+psycopg2://taibai:taibai@127.0.0.1:$port
 }
 
-# Starts both. To be followed by stop_databases, whatever comes.
+# Starts them. To be followed by stop_databases, whatever comes.
 start_databases() {
+    local server
     ensure_database_packages
     mkdir -p "$LOG_DIR"
     DATABASE_DIR=$(mktemp -d /tmp/taibai-databases.XXXXXX)
     if [ "$(id -u)" = 0 ]; then chown postgres: "$DATABASE_DIR"; fi
-    say "==> starting MariaDB and PostgreSQL"
-    start_mariadb
-    start_postgresql
+    for server in "${DATABASE_SERVERS[@]}"; do
+        say "==> starting $server"
+        "start_$server"
+    done
 }
 
 # Nothing of theirs is wanted, so they are not asked to write anything down.

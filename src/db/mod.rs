@@ -13,15 +13,16 @@ use std::time::Duration;
 use migration::Migrator;
 pub use sea_orm::Statement;
 use sea_orm::sea_query::{Alias, IntoCondition, Query};
-use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{self, Connection};
 use sea_orm::{
     ColumnTrait, Condition, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
     DbBackend, DbErr, ExecResult, QueryResult, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 
-use crate::config;
 use crate::model::Scope;
+use crate::{config, crash_points};
 
 mod address;
 mod error;
@@ -128,6 +129,9 @@ impl Db {
                 };
                 let mut options = connect_options("sqlite:taibai".to_owned(), 1);
                 options.idle_timeout(None).max_lifetime(None).map_sqlx_sqlite_opts(common.clone());
+                options.map_sqlx_sqlite_pool_opts(|pool| {
+                    pool.after_release(|connection, _| Box::pin(has_no_transaction(connection)))
+                });
                 let writer = sea_orm::Database::connect(options).await?;
 
                 let mut options = connect_options("sqlite:taibai".to_owned(), config.max_connections);
@@ -212,6 +216,7 @@ impl Db {
             tx.run(statements).await?;
             return tx.commit().await;
         }
+        crash_points::expect_name("a transaction");
         file::commit_all(self.writer.get_sqlite_connection_pool(), statements).await?;
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -312,6 +317,16 @@ impl Db {
     }
 }
 
+/// Whether a connection may be used again. On a full disk SQLite takes a transaction back by itself, and who
+/// counts them here goes on as if there was one: what is committed later would be part of it, and be lost.
+async fn has_no_transaction(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // One that was dropped is still to be rolled back.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
+}
+
 fn connect_options(url: String, connections: u32) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options
@@ -340,6 +355,14 @@ impl Writer<'_> {
     }
 }
 
+impl Writer<'_> {
+    fn note(&self, statement: &Statement) {
+        if writes(statement) {
+            crash_points::expect_name(&statement.sql);
+        }
+    }
+}
+
 impl Changes for Writer<'_> {
     fn note_change(&self) {
         self.recent.forget();
@@ -358,6 +381,7 @@ impl ConnectionTrait for Writer<'_> {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        crash_points::expect_name(&statement.sql);
         self.count(true, self.connection.execute_raw(statement).await)
     }
 
@@ -366,10 +390,12 @@ impl ConnectionTrait for Writer<'_> {
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.note(&statement);
         self.count(writes(&statement), self.connection.query_one_raw(statement).await)
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.note(&statement);
         self.count(writes(&statement), self.connection.query_all_raw(statement).await)
     }
 }
@@ -387,6 +413,7 @@ pub struct Transaction {
 impl Transaction {
     pub async fn commit(self) -> Result<()> {
         // Also where nobody knows whether it was, and where nobody waits for it any more.
+        crash_points::expect_name("a transaction");
         let _forgets = self.is_change.into_inner().then(|| Forgets(&self.recent));
         self.inner.commit().await?;
         self.commits.fetch_add(1, Ordering::Relaxed);

@@ -18,6 +18,30 @@ async fn migrations_bring_an_empty_database_up_once() {
 }
 
 #[tokio::test]
+async fn what_is_committed_after_a_transaction_that_sqlite_took_back_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let connection = format!("sqlite://{}", directory.path().join("taibai.sqlite").display());
+    let db = Db::connect(&config::Database { connection, ..Default::default() }).await.unwrap();
+    db.migrate().await.unwrap();
+    let row = runtime();
+    for _ in 0..2 {
+        let tx = db.begin().await.unwrap();
+        runtimes::insert(&tx, runtime::Model { id: RuntimeId::random(), ..row.clone() }).await.unwrap();
+        // As it does where the disk is full.
+        tx.execute_unprepared("ROLLBACK").await.unwrap();
+        tx.commit().await.unwrap_err();
+    }
+    for _ in 0..2 {
+        let tx = db.begin().await.unwrap();
+        runtimes::insert(&tx, runtime::Model { id: RuntimeId::random(), ..row.clone() }).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    runtimes::insert(&db.writer(), row).await.unwrap();
+    // By a connection that knows of nothing but what is in the file.
+    assert_eq!(runtimes::list_all(db.reader()).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
 async fn a_migration_that_was_cut_off_is_taken_up_again() {
     let db = database().await;
     let drop_index = match db.writer().get_database_backend() {

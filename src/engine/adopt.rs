@@ -14,6 +14,7 @@ use super::run::{OVERDUE, cancel, finish, outcome_of, put_back};
 use super::supervisor::Supervisor;
 use super::worker::{FunctionKey, Worker};
 use super::{Core, images, keeper, presence};
+use crate::crash_points::{Write, around};
 use crate::db;
 use crate::error::Result;
 use crate::model::{EngineId, Start, Timestamp, WorkerName, execution, runtime};
@@ -103,7 +104,7 @@ pub(super) async fn take_over(
             one_execution(core, row, &mut adopted, left).await?;
         }
         for engine in dead {
-            db::engines::remove(&core.db.writer(), engine).await?;
+            around(Write::EngineRemove, db::engines::remove(&core.db.writer(), engine)).await?;
         }
     }
     for Adopted { worker, running, ended } in adopted.into_values() {
@@ -124,7 +125,9 @@ async fn one_execution(
 ) -> Result<()> {
     // Its time may have passed while no engine was there; how it ended is still to be asked.
     let deadline = row.deadline_at.unwrap_or(Timestamp(0)).max(Timestamp::now().after(OVERDUE));
-    let taken = db::executions::take_over(&core.db.writer(), &row.id, row.epoch, &core.id, deadline).await?;
+    let writer = core.db.writer();
+    let taking = db::executions::take_over(&writer, &row.id, row.epoch, &core.id, deadline);
+    let taken = around(Write::TakeOver, taking).await?;
     let Some(epoch) = taken else { return Ok(()) };
     if let Some(left) = left
         && !row.sync

@@ -25,6 +25,11 @@ impl Cancels {
         InHand { cancels: self, id: id.clone(), token }
     }
 
+    /// Whether this process is about to write its end.
+    pub fn has(&self, id: &ExecutionId) -> bool {
+        self.0.lock().expect("no panic while it is held").contains_key(id)
+    }
+
     /// Cancels an execution; `false` where it is not in this process's hands.
     pub fn cancel(&self, id: &ExecutionId) -> bool {
         let in_hand = self.0.lock().expect("no panic while it is held");

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::worker::{FunctionKey, WorkerState};
 use super::{Core, sessions};
+use crate::crash_points::{Write, around};
 use crate::db;
 use crate::error::Result;
 use crate::model::{Scope, function, object_digest};
@@ -113,7 +114,9 @@ async fn note(core: &Core, row: &function::Model, info: &openstack::ObjectInfo) 
     let Some(etag) = &info.etag else { return };
     let bytes = i64::try_from(info.bytes).unwrap_or(i64::MAX);
     let from = row.object_etag.as_deref();
-    match db::functions::set_object(&core.db.writer(), &row.id, from, etag, bytes).await {
+    let writer = core.db.writer();
+    let noting = db::functions::set_object(&writer, &row.id, from, etag, bytes);
+    match around(Write::ObjectChanged, noting).await {
         Ok(true) => {
             tracing::info!(function.id = %row.id, "the object of a function has changed");
             // One that is being bound is told what it needs by whoever binds it.

@@ -19,6 +19,7 @@ use super::gateway::{NewExecution, Quota};
 use super::run;
 use super::target::{Reference, Target};
 use crate::config::{self, Missed};
+use crate::crash_points::{Write, around};
 use crate::db::jobs::Step;
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
@@ -168,13 +169,13 @@ async fn fire(
         0 => db::functions::increment_count(&tx, &row.function_id, 1).await?,
         number => db::versions::increment_count(&tx, &row.function_id, number, 1).await?,
     }
-    tx.commit().await?;
+    around(Write::JobStart, tx.commit()).await?;
     tracing::info!(job.id = %job.id, execution.id = %row.id, at = %job.next_execution_time, "a job was started");
     Ok(Fired::Started)
 }
 
 async fn move_on(db: &Db, job: &job::Model, step: &Step) -> Result<Fired> {
-    if !db::jobs::advance(&db.writer(), job, step).await? {
+    if !around(Write::JobSkip, db::jobs::advance(&db.writer(), job, step)).await? {
         return Ok(Fired::ByOthers);
     }
     let why = step.reason.as_deref().unwrap_or_default();

@@ -16,6 +16,7 @@ use super::gateway::NewExecution;
 use super::recorder::Claim;
 use super::run::{Claimed, OVERDUE, TOO_MUCH, bound_of, dismiss, finish, function_of, new_row, reason_of};
 use crate::config::{self, Config, Pull};
+use crate::crash_points::{Write, around};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::model::{
@@ -495,11 +496,11 @@ async fn conclude(
     match found {
         Ok(digest) => {
             tracing::info!(function.id = %function.id, digest, "the image of a function was found");
-            db::functions::set_image(&db, &function.id, Ok(&digest)).await?;
+            around(Write::ImageFound, db::functions::set_image(&db, &function.id, Ok(&digest))).await?;
         }
         Err(Some(why)) => {
             tracing::info!(function.id = %function.id, why, "the image of a function cannot be had");
-            db::functions::set_image(&db, &function.id, Err(&why)).await?;
+            around(Write::ImageFound, db::functions::set_image(&db, &function.id, Err(&why))).await?;
         }
         Err(None) => sleep(Duration::from_secs(1)).await,
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Config};
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db};
 
 use crate::model::{EngineId, Outcome, RuntimeId, RuntimeStatus, Start};
@@ -274,7 +275,8 @@ impl Engine {
     /// still done.
     pub async fn withdraw(&self) {
         let core = &self.core;
-        if let Err(error) = db::engines::withdraw(&core.db.writer(), &core.id).await {
+        let writer = core.db.writer();
+        if let Err(error) = around(Write::EngineWithdraw, db::engines::withdraw(&writer, &core.id)).await {
             // They find out when they do not reach it.
             tracing::warn!(error = %Chain(&error), "the engine is still offered to APIs");
             return;
@@ -337,7 +339,7 @@ impl Engine {
         let core = &self.core;
         let running = db::executions::list_running_of(core.db.reader(), std::slice::from_ref(&core.id));
         if running.await?.is_empty() {
-            db::engines::remove(&core.db.writer(), &core.id).await?;
+            around(Write::EngineRemove, db::engines::remove(&core.db.writer(), &core.id)).await?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use tokio::time::{interval, sleep};
 
 use super::{Core, run};
 use crate::config;
+use crate::crash_points::{self, around};
 use crate::db;
 use crate::error::Result;
 use crate::model::{EngineId, Outcome, Reason, Timestamp, engine};
@@ -80,7 +81,7 @@ pub(super) async fn register(core: &Core) -> Result<()> {
         started_at: Timestamp::now(),
         lease_until: Timestamp::now().after(core.engine.lease),
     };
-    Ok(db::engines::register(&core.db.writer(), row).await?)
+    Ok(around(crash_points::Write::EngineRegister, db::engines::register(&core.db.writer(), row)).await?)
 }
 
 /// Engines that ran this deployment's workers on this machine before: dead, since this one has the
@@ -114,7 +115,8 @@ pub(super) async fn keep(core: Arc<Core>) {
 
 async fn renew(core: &Core) -> Result<()> {
     let until = Timestamp::now().after(core.engine.lease);
-    if !db::engines::renew(&core.db.writer(), &core.id, until).await? {
+    let writer = core.db.writer();
+    if !around(crash_points::Write::EngineRenew, db::engines::renew(&writer, &core.id, until)).await? {
         // What it ran was ended by others under a later epoch; it may go on with what comes.
         tracing::warn!("others took this engine for dead; it is back");
         register(core).await?;
@@ -132,13 +134,13 @@ async fn bury(core: &Core) -> Result<()> {
         for row in db::executions::list_running_of(core.db.reader(), std::slice::from_ref(&engine.id)).await?
         {
             let deadline = Timestamp::now().after(run::OVERDUE);
-            let taken =
-                db::executions::take_over(&core.db.writer(), &row.id, row.epoch, &core.id, deadline).await?;
-            if let Some(epoch) = taken {
+            let writer = core.db.writer();
+            let taking = db::executions::take_over(&writer, &row.id, row.epoch, &core.id, deadline);
+            if let Some(epoch) = around(crash_points::Write::TakeOver, taking).await? {
                 run::finish(core, &row.id, epoch, left_behind(row.sync)).await;
             }
         }
-        db::engines::remove(&core.db.writer(), &engine.id).await?;
+        around(crash_points::Write::EngineRemove, db::engines::remove(&core.db.writer(), &engine.id)).await?;
     }
     Ok(())
 }

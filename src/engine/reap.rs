@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::pool::Base;
 use super::worker::{FunctionKey, WorkerState};
 use super::{Core, images, retention};
+use crate::crash_points::{Write, around};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::model::{NetworkAccess, RuntimeId, RuntimeStatus, Scope, runtime};
@@ -219,7 +220,9 @@ pub(super) async fn ensure_image(core: &Core, row: &runtime::Model, reference: &
         None => tracing::info!(runtime.id = %row.id, "a runtime can be used again"),
     }
     let (db, status) = (core.db.writer(), row.status);
-    if let Err(error) = db::runtimes::set_status(&db, &row.id, &[status], status, reason.as_deref()).await {
+    let from = [status];
+    let noting = db::runtimes::set_status(&db, &row.id, &from, status, reason.as_deref());
+    if let Err(error) = around(Write::RuntimeStatus, noting).await {
         tracing::warn!(runtime.id = %row.id, error = %Chain(&error), "a runtime's reason could not be written");
     }
 }
@@ -246,7 +249,7 @@ async fn delete(core: &Core, row: &runtime::Model) -> Result<()> {
         // Looked at again when one of them is gone.
         return Ok(());
     }
-    match db::runtimes::delete(&core.db.writer(), &row.id).await {
+    match around(Write::RuntimeRemove, db::runtimes::delete(&core.db.writer(), &row.id)).await {
         Ok(_) => {
             tracing::info!(runtime.id = %row.id, "a runtime was deleted");
             Ok(())
@@ -316,7 +319,8 @@ async fn conclude(core: &Core, row: &runtime::Model, probed: Probed) -> Result<(
     let db = core.db.writer();
     match (probed, &row.active_image) {
         (Ok(base), _) => {
-            if db::runtimes::activate(&db, &row.id, row.status, &row.image, row.network, None).await? {
+            let taking = db::runtimes::activate(&db, &row.id, row.status, &row.image, row.network, None);
+            if around(Write::RuntimeStatus, taking).await? {
                 tracing::info!(runtime.id = %row.id, image = row.image, "a runtime is available");
                 core.pool.set_runtime(&row.id, base);
                 core.pool.drain_where(|info| info.worker.runtime == row.id && !info.current);
@@ -330,14 +334,17 @@ async fn conclude(core: &Core, row: &runtime::Model, probed: Probed) -> Result<(
                 _ => format!("Image {}", row.image),
             };
             let reason = format!("{what} was not taken: {why}");
-            db::runtimes::activate(&db, &row.id, row.status, previous, active_network(row), Some(&reason))
-                .await?;
+            let network = active_network(row);
+            let keeping = db::runtimes::activate(&db, &row.id, row.status, previous, network, Some(&reason));
+            around(Write::RuntimeStatus, keeping).await?;
             ensure_image(core, row, previous).await;
         }
         (Err(Some(why)), _) => {
             tracing::warn!(runtime.id = %row.id, why, "a runtime does not work");
             let to = RuntimeStatus::Error;
-            db::runtimes::set_status(&db, &row.id, &[row.status], to, Some(&why)).await?;
+            let from = [row.status];
+            let failing = db::runtimes::set_status(&db, &row.id, &from, to, Some(&why));
+            around(Write::RuntimeStatus, failing).await?;
         }
     }
     Ok(())

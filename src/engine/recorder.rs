@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::crash_points::{self, Write};
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -196,6 +197,19 @@ enum Item {
         outcome: Box<Outcome>,
         reply: Reply<bool>,
     },
+}
+
+impl Item {
+    fn write(&self) -> Write {
+        match self {
+            Self::Insert { reply: Inserted::Accepted(_), .. } => Write::Accept,
+            Self::Insert { reply: Inserted::Begun, .. } => Write::Begin,
+            Self::Insert { reply: Inserted::Ended(_), .. } => Write::End,
+            Self::Claim { .. } => Write::Claim,
+            Self::Finish { .. } => Write::Finish,
+            Self::Dismiss { .. } => Write::Dismiss,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -491,7 +505,8 @@ fn additions<'a>(db: &Db, items: impl Iterator<Item = &'a Item>) -> Vec<db::Stat
 async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
     if items.iter().all(|item| matches!(item, Item::Insert { queue: None, .. })) {
         // Nothing is looked at between the statements: they go to the database as one.
-        db.commit_all(additions(db, items.iter())).await?;
+        let writing = db.commit_all(additions(db, items.iter()));
+        crash_points::around_all(items.iter().map(Item::write), writing).await?;
         return Ok(vec![Done::Inserted; items.len()]);
     }
     let tx = db.begin().await?;
@@ -515,7 +530,7 @@ async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
             }
         });
     }
-    tx.commit().await?;
+    crash_points::around_all(items.iter().map(Item::write), tx.commit()).await?;
     Ok(done)
 }
 

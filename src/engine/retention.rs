@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use super::Core;
 use crate::config::{self, Executions};
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db};
 use crate::error::Result;
 use crate::model::{ExecutionStatus, Outcome, Reason, Timestamp};
@@ -34,7 +35,8 @@ async fn trim(db: &Db, config: &Executions) -> Result<u64> {
     if !config.max_age.is_zero() {
         let before = Timestamp::now().before(config.max_age);
         loop {
-            let some = db::executions::delete_older(&db.writer(), before, BATCH).await?;
+            let some =
+                around(Write::Retention, db::executions::delete_older(&db.writer(), before, BATCH)).await?;
             deleted += some;
             if some < BATCH {
                 break;
@@ -47,7 +49,9 @@ async fn trim(db: &Db, config: &Executions) -> Result<u64> {
             let since = db::executions::surplus_since(db.reader(), &project, config.max_per_project).await?;
             let Some(since) = since else { continue };
             loop {
-                let some = db::executions::delete_of(&db.writer(), &project, since, BATCH).await?;
+                let writer = db.writer();
+                let deleting = db::executions::delete_of(&writer, &project, since, BATCH);
+                let some = around(Write::Retention, deleting).await?;
                 deleted += some;
                 if some < BATCH {
                     break;
@@ -61,6 +65,10 @@ async fn trim(db: &Db, config: &Executions) -> Result<u64> {
 /// Ends executions that should have ended by themselves: whoever had them is not going to say how.
 pub(super) async fn end_overdue(core: &Core) -> Result<()> {
     for row in db::executions::list_overdue(core.db.reader(), Timestamp::now(), BATCH).await? {
+        // Whoever runs it here keeps its time by a clock that does not jump.
+        if row.status == ExecutionStatus::Running && core.cancels.has(&row.id) {
+            continue;
+        }
         let ended = if row.status == ExecutionStatus::Pending {
             let why = "No engine could run it within [engine] pending_timeout.";
             core.recorder.dismiss(row.id.clone(), Outcome::error(Reason::NoCapacity, why)).await?

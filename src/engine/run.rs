@@ -20,6 +20,7 @@ use super::supervisor::{self, Supervisor};
 use super::target::Target;
 use super::worker::FunctionKey;
 use crate::config;
+use crate::crash_points::{Write, around};
 use crate::db;
 use crate::error::{Error, Result, Source};
 use crate::model::function::{self, Source as CodeSource};
@@ -385,7 +386,10 @@ pub(super) async fn finish(core: &Core, id: &ExecutionId, epoch: i64, outcome: O
 pub(super) async fn put_back(core: &Core, row: &execution::Model, epoch: i64) -> bool {
     let id = &row.id;
     let deadline = row.created_at.after(core.engine.pending_timeout);
-    let put_back = || async { Ok(db::executions::put_back(&core.db.writer(), id, epoch, deadline).await?) };
+    let put_back = || async {
+        let writer = core.db.writer();
+        Ok(around(Write::PutBack, db::executions::put_back(&writer, id, epoch, deadline)).await?)
+    };
     let done = surely(core, id, put_back).await;
     core.queue.notify_one();
     done

@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::crash_points::{Write, around};
 use crate::error::Source;
 
 type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, std::io::Error>>;
@@ -158,7 +159,7 @@ impl Supervisor {
             let mut connection = self.connect().await?;
             connection.ask(request, MAX_SMALL).await.unwrap_or_else(|_| Err(gone(CLOSED)))
         };
-        within(deadline, exchange).await?.success().map(drop)
+        around(Write::Load, within(deadline, exchange)).await?.success().map(drop)
     }
 
     /// Runs an execution that names a cloud. The worker gets the cloud where it has not got it.
@@ -199,7 +200,8 @@ impl Supervisor {
         let most = limits.max_log_bytes.saturating_mul(6).saturating_add(limits.max_result_bytes);
         let most = usize::try_from(most).unwrap_or(usize::MAX).saturating_add(OUTCOME_OVERHEAD);
         let body = json(execute)?;
-        let answer = self.ask(Method::POST, "/v1/executions", body, most, deadline).await?;
+        let running = self.ask(Method::POST, "/v1/executions", body, most, deadline);
+        let answer = around(Write::Execute, running).await?;
         answer.outcome(&execute.attempt)
     }
 
@@ -212,19 +214,22 @@ impl Supervisor {
     /// Has attempts with a lower epoch refused from now on.
     pub async fn fence(&self, attempt: &Attempt, deadline: Instant) -> Result<(), Error> {
         let body = json(attempt)?;
-        self.ask(Method::POST, "/v1/fence", body, MAX_SMALL, deadline).await.map(drop)
+        let fencing = self.ask(Method::POST, "/v1/fence", body, MAX_SMALL, deadline);
+        around(Write::Fence, fencing).await.map(drop)
     }
 
     /// Has outcomes forgotten that are safely stored.
     pub async fn acknowledge(&self, attempts: Vec<Attempt>, deadline: Instant) -> Result<(), Error> {
         let body = json(&Acknowledge { attempts })?;
-        self.ask(Method::POST, "/v1/acknowledge", body, MAX_SMALL, deadline).await.map(drop)
+        let telling = self.ask(Method::POST, "/v1/acknowledge", body, MAX_SMALL, deadline);
+        around(Write::Acknowledge, telling).await.map(drop)
     }
 
     /// Kills an execution. One that does not run is refused as unknown.
     pub async fn cancel(&self, attempt: &Attempt, deadline: Instant) -> Result<(), Error> {
         let path = path(attempt)?;
-        self.ask(Method::DELETE, &path, Bytes::new(), MAX_SMALL, deadline).await.map(drop)
+        let cancelling = self.ask(Method::DELETE, &path, Bytes::new(), MAX_SMALL, deadline);
+        around(Write::Cancel, cancelling).await.map(drop)
     }
 
     /// One request and its answer, which is a success.
@@ -409,9 +414,9 @@ fn gone(error: impl Into<Source>) -> Error {
 pub fn fuzz_answer(data: &[u8]) {
     let [status, data @ ..] = data else { return };
     let status = [StatusCode::OK, StatusCode::CONFLICT, StatusCode::NO_CONTENT][usize::from(status % 3)];
-    let answer = Answer { status, body: Bytes::copy_from_slice(data) };
+    let answer = Answer { status, account: Account::default(), body: Bytes::copy_from_slice(data) };
     let Ok(answer) = answer.success() else { return };
-    let again = |written: Vec<u8>| Answer { status, body: written.into() };
+    let again = |written: Vec<u8>| Answer { status, account: Account::default(), body: written.into() };
     let attempt = Attempt { execution: "e".to_owned(), epoch: 1 };
     if let Ok(outcome) = answer.outcome(&attempt) {
         assert_eq!(outcome.attempt, attempt);

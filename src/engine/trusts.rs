@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Core;
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::{Timestamp, TrustId};
@@ -30,7 +31,7 @@ pub async fn end(db: &Db, keystone: &Keystone, id: &TrustId) -> Result<()> {
         }
         Err(error) => return Err(Error::Unavailable { what: "The identity service", source: error.into() }),
     }
-    db::trusts::delete(&db.writer(), id).await?;
+    around(Write::TrustEnd, db::trusts::delete(&db.writer(), id)).await?;
     Ok(())
 }
 

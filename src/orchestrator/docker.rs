@@ -29,6 +29,7 @@ use super::{
     RuntimeImage, StartedWorker, WorkerSpec, container, first_uid, image, is_plain, run, settings,
 };
 use crate::config;
+use crate::crash_points::{Write, around};
 use crate::model::WorkerName;
 use crate::network::Guard;
 use crate::telemetry::Chain;
@@ -415,7 +416,7 @@ impl Shared {
             let places = this.files.create(&name, uid, slots)?;
             this.cgroups.create(name.as_str()).map(|()| places)
         });
-        let places = match prepared.await {
+        let places = match around(Write::WorkerFiles, prepared).await {
             Ok(Ok(places)) => places,
             // Somebody's, so not to be cleared away.
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -453,7 +454,8 @@ impl Shared {
         body: ContainerCreateBody,
     ) -> Result<String, Error> {
         let options = CreateContainerOptionsBuilder::new().name(name).build();
-        let created = match self.call("create").create_container(Some(options), body).await {
+        let creating = self.call("create").create_container(Some(options), body);
+        let created = match around(Write::ContainerCreate, creating).await {
             Ok(created) => created,
             Err(DockerError::DockerResponseServerError { status_code: 404, message })
                 if message.contains("No such image") =>
@@ -462,7 +464,8 @@ impl Shared {
             }
             Err(error) => return Err(failure("creating a container", error)),
         };
-        let started = self.call("start").start_container(&created.id, None).await;
+        let starting = self.call("start").start_container(&created.id, None);
+        let started = around(Write::ContainerStart, starting).await;
         started.map_err(|error| failure("starting a container", error))?;
         Ok(created.id)
     }
@@ -482,11 +485,11 @@ impl Shared {
         }
         self.remove_container(name).await?;
         let (this, name) = (self.clone(), name.clone());
-        blocking("removing a worker's directory", move || {
+        let removing = blocking("removing a worker's directory", move || {
             this.cgroups.remove(name.as_str())?;
             this.files.remove(&name)
-        })
-        .await
+        });
+        around(Write::FilesRemove, removing).await
     }
 
     pub(super) async fn remove_container(&self, worker: &WorkerName) -> Result<(), Error> {
@@ -512,7 +515,8 @@ impl Shared {
         let until = Instant::now() + REMOVAL;
         loop {
             let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-            match self.call("remove").remove_container(name, Some(options)).await {
+            let removing = self.call("remove").remove_container(name, Some(options));
+            match around(Write::ContainerRemove, removing).await {
                 Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {
                     return Ok(());
                 }

@@ -6,6 +6,7 @@
 use sea_orm::Set;
 
 use super::{MAX_TEXT, check_length};
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db, Filter, Page, Transaction};
 use crate::engine::target::check_version;
 use crate::error::{Error, Result};
@@ -99,7 +100,7 @@ impl Aliases {
         // First: that a name is taken says more than that a version does not exist.
         db::aliases::insert(&tx, row.clone()).await?;
         check_versions(&tx, &function, &row).await?;
-        tx.commit().await?;
+        around(Write::AliasCreate, tx.commit()).await?;
         Ok(row)
     }
 
@@ -140,7 +141,7 @@ impl Aliases {
         };
         let written = db::aliases::update(&tx, change).await?;
         let written = written.ok_or_else(|| not_found(&row.name))?;
-        tx.commit().await?;
+        around(Write::AliasUpdate, tx.commit()).await?;
         Ok(written)
     }
 
@@ -156,7 +157,7 @@ impl Aliases {
             return Err(associated("webhook(s)"));
         }
         db::aliases::delete(&tx, &row.id).await?;
-        Ok(tx.commit().await?)
+        Ok(around(Write::AliasDelete, tx.commit()).await?)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{MAX_TEXT, check_length};
+use crate::crash_points::{Write, around};
 use crate::db::executions::Filters;
 use crate::db::{self, Db, Page, Place};
 use crate::engine::gateway::{Gateway, NewExecution, Quota};
@@ -208,7 +209,8 @@ impl Executions {
 
     /// Removes the record. A run that is under way goes on and leaves none.
     pub async fn delete(&self, caller: &Caller, id: &ExecutionId) -> Result<()> {
-        let removed = db::executions::delete(&self.db.writer(), id, &caller.scope()).await?;
+        let (writer, scope) = (self.db.writer(), caller.scope());
+        let removed = around(Write::ExecutionDelete, db::executions::delete(&writer, id, &scope)).await?;
         if removed { Ok(()) } else { Err(Error::not_found("Execution", id)) }
     }
 }

@@ -12,6 +12,7 @@ use super::trusts::{Delegation, Trusts};
 use super::versions::Versions;
 use super::{MAX_TEXT, check_length, release};
 use crate::config::{Config, ResourceLimits};
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db, Filter, Page};
 use crate::engine::gateway::Gateway;
 use crate::engine::target::{Target, not_available_text};
@@ -196,7 +197,7 @@ impl Functions {
         }
         db::functions::insert(&tx, row.clone()).await?;
         scale.settle(&tx, &row.project_id).await?;
-        Ok(tx.commit().await?)
+        Ok(around(Write::FunctionCreate, tx.commit()).await?)
     }
 
     /// Changes a function. Code, entry and limits do not change under a job, and an image function
@@ -269,7 +270,7 @@ impl Functions {
             }
             return Err(refused);
         }
-        tx.commit().await?;
+        around(Write::FunctionUpdate, tx.commit()).await?;
         drop(held);
 
         let runs_as = |row: &function::Model| (identity_of(row), row.cpu, row.memory_size, row.network);
@@ -345,7 +346,7 @@ impl Functions {
         for trust in &trusts {
             db::trusts::drop_unless_held(&tx, id, trust).await?;
         }
-        tx.commit().await?;
+        around(Write::FunctionDelete, tx.commit()).await?;
 
         for trust in trusts {
             self.trusts.end_soon(id, trust);

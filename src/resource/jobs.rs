@@ -6,6 +6,7 @@ use sea_orm::Set;
 
 use super::references::{hold, nothing_to_call};
 use super::{MAX_TEXT, check_length};
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db, Filter, Page};
 use crate::engine::gateway::Gateway;
 use crate::engine::target::Reference;
@@ -81,7 +82,7 @@ impl Jobs {
         limits.admit(&tx, &row.project_id, Resource::Jobs, 1).await?;
         hold(&tx, &new.reference, &caller.project_id, &scope).await?;
         db::jobs::insert(&tx, row.clone()).await?;
-        tx.commit().await?;
+        around(Write::JobCreate, tx.commit()).await?;
         self.engine.jobs_changed();
         Ok(row)
     }
@@ -109,14 +110,15 @@ impl Jobs {
         let change = changed(&before, change, Timestamp::now())?;
         let row = db::jobs::update(&tx, change).await?;
         let row = row.ok_or_else(|| Error::not_found("Job", id))?;
-        tx.commit().await?;
+        around(Write::JobUpdate, tx.commit()).await?;
         self.engine.jobs_changed();
         Ok(row)
     }
 
     /// Removes a job, whatever its state. What it started goes on.
     pub async fn delete(&self, caller: &Caller, id: &JobId) -> Result<()> {
-        let removed = db::jobs::delete(&self.db.writer(), id, &caller.scope()).await?;
+        let (writer, scope) = (self.db.writer(), caller.scope());
+        let removed = around(Write::JobDelete, db::jobs::delete(&writer, id, &scope)).await?;
         if removed { Ok(()) } else { Err(Error::not_found("Job", id)) }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{RwLock, RwLockReadGuard};
 
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::openstack;
@@ -30,7 +31,7 @@ impl Packages {
     }
 
     pub async fn keep(&self, package: storage::Received) -> Result<()> {
-        Ok(self.store.keep(package).await?)
+        Ok(around(Write::PackageKeep, self.store.keep(package)).await?)
     }
 
     /// `None` where the bytes are missing.
@@ -48,7 +49,7 @@ impl Packages {
         let _alone = self.gate.write().await;
         let deleted = match db::functions::digest_in_use(db.reader(), digest).await {
             Ok(true) => return,
-            Ok(false) => self.store.delete(digest).await.map_err(Error::from),
+            Ok(false) => around(Write::PackageForget, self.store.delete(digest)).await.map_err(Error::from),
             Err(error) => Err(error.into()),
         };
         if let Err(error) = deleted {

@@ -3,6 +3,7 @@
 use sea_orm::{Iterable, Set};
 
 use super::{MAX_TEXT, check_length};
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db, Page};
 use crate::engine::gateway::Gateway;
 use crate::engine::target::not_available;
@@ -68,7 +69,7 @@ impl Runtimes {
             created_at: Timestamp::now(),
             updated_at: None,
         };
-        db::runtimes::insert(&self.db.writer(), row.clone()).await?;
+        around(Write::RuntimeCreate, db::runtimes::insert(&self.db.writer(), row.clone())).await?;
         self.engine.runtimes_changed();
         Ok(row)
     }
@@ -119,7 +120,7 @@ impl Runtimes {
         }
         let row = db::runtimes::update(&tx, change).await?;
         let row = row.ok_or_else(|| Error::not_found("Runtime", id))?;
-        tx.commit().await?;
+        around(Write::RuntimeUpdate, tx.commit()).await?;
         if upgrades {
             self.engine.runtimes_changed();
         }
@@ -137,7 +138,7 @@ impl Runtimes {
         // From every status: one that the engine moves on meanwhile is deleted all the same.
         let from: Vec<_> = RuntimeStatus::iter().collect();
         db::runtimes::set_status(&tx, id, &from, RuntimeStatus::Deleting, None).await?;
-        tx.commit().await?;
+        around(Write::RuntimeDelete, tx.commit()).await?;
         self.engine.runtimes_changed();
         Ok(())
     }

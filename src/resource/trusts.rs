@@ -2,6 +2,7 @@
 //! needs them.
 
 use crate::config::Config;
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db};
 use crate::engine::trusts::end;
 use crate::error::{Error, Result};
@@ -89,7 +90,8 @@ impl Trusts {
             // Until a function has it.
             dropped_at: Timestamp::now(),
         };
-        if let Err(error) = db::trusts::insert(&self.db.writer(), row).await {
+        let writer = self.db.writer();
+        if let Err(error) = around(Write::TrustCreate, db::trusts::insert(&writer, row)).await {
             // Nothing would know of it.
             if let Err(error) = keystone.delete_trust(&id, caller.request_id.as_deref()).await {
                 tracing::error!(trust.id = %id, error = %Chain(&error), "a trust is left behind in Keystone");

@@ -5,6 +5,7 @@ use sea_orm::Set;
 use super::packages::Packages;
 use super::trusts::Trusts;
 use super::{MAX_TEXT, check_length, release};
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db, Page};
 use crate::engine::gateway::Gateway;
 use crate::engine::target::{Target, no_version};
@@ -116,7 +117,7 @@ impl Versions {
             ..Default::default()
         };
         db::functions::update(&tx, change).await?;
-        tx.commit().await?;
+        around(Write::VersionCreate, tx.commit()).await?;
         Ok(version)
     }
 
@@ -155,7 +156,7 @@ impl Versions {
         {
             dropped = None;
         }
-        tx.commit().await?;
+        around(Write::VersionDelete, tx.commit()).await?;
 
         release(&self.engine, id, number).await;
         if let Some(digest) = &version.package_digest {

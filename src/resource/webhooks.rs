@@ -5,6 +5,7 @@ use sea_orm::Set;
 use super::executions::counted;
 use super::references::{hold, nothing_to_call};
 use super::{MAX_TEXT, check_length};
+use crate::crash_points::{Write, around};
 use crate::db::{self, Db, Filter, Page};
 use crate::engine::gateway::{Gateway, NewExecution};
 use crate::engine::target::Reference;
@@ -63,7 +64,7 @@ impl Webhooks {
         limits.admit(&tx, &row.project_id, Resource::Webhooks, 1).await?;
         hold(&tx, &reference_of(&row), &row.project_id, &caller.own()).await?;
         db::webhooks::insert(&tx, row.clone()).await?;
-        tx.commit().await?;
+        around(Write::WebhookCreate, tx.commit()).await?;
         Ok(row)
     }
 
@@ -106,7 +107,7 @@ impl Webhooks {
             ..Default::default()
         };
         let row = db::webhooks::update(&tx, change).await?.ok_or_else(|| not_found(id))?;
-        tx.commit().await?;
+        around(Write::WebhookUpdate, tx.commit()).await?;
         Ok(row)
     }
 
@@ -121,12 +122,13 @@ impl Webhooks {
             ..Default::default()
         };
         let row = db::webhooks::update(&tx, change).await?.ok_or_else(|| not_found(id))?;
-        tx.commit().await?;
+        around(Write::WebhookUpdate, tx.commit()).await?;
         Ok(row)
     }
 
     pub async fn delete(&self, caller: &Caller, id: &WebhookId) -> Result<()> {
-        let removed = db::webhooks::delete(&self.db.writer(), id, &caller.scope()).await?;
+        let (writer, scope) = (self.db.writer(), caller.scope());
+        let removed = around(Write::WebhookDelete, db::webhooks::delete(&writer, id, &scope)).await?;
         if removed { Ok(()) } else { Err(not_found(id)) }
     }
 

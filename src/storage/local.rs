@@ -1,6 +1,8 @@
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -29,6 +31,31 @@ impl LocalStore {
         let is_there =
             |digest: &String| is_digest(digest) && directory.join(&digest[..2]).join(digest).is_file();
         digests.into_iter().filter(|digest| !is_there(digest)).collect()
+    }
+
+    /// Removes packages that nobody needs and that were kept longer than `age` ago: a process that ended
+    /// between keeping one and writing down who needs it left them. Says how many.
+    pub async fn sweep(&self, needed: BTreeSet<String>, age: Duration) -> Result<usize> {
+        let directory = self.directory.clone();
+        blocking(move || {
+            let mut removed = 0;
+            for group in fs::read_dir(directory)?.flatten().filter(|entry| entry.path().is_dir()) {
+                for entry in fs::read_dir(group.path())?.flatten() {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    if !is_digest(&name) || needed.contains(&name) {
+                        continue;
+                    }
+                    // One from the future was kept just now, by a clock that was wrong.
+                    let kept = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+                    if kept >= age {
+                        fs::remove_file(entry.path())?;
+                        removed += 1;
+                    }
+                }
+            }
+            Ok(removed)
+        })
+        .await
     }
 
     /// The place of a package; `None` for what is no digest.
@@ -184,6 +211,24 @@ mod tests {
         assert_eq!(fixture.uploads(), 1);
         assert!(!fixture.directory.path().join(".upload-left").exists());
         drop(under_way);
+    }
+
+    #[tokio::test]
+    async fn a_sweep_removes_what_nobody_needs_once_it_is_old_and_nothing_else() {
+        let fixture = fixture(1 << 20).await;
+        let mut digests = Vec::new();
+        for bytes in [b"needed", b"unused"] {
+            let received = fixture.receive(bytes).await.unwrap();
+            digests.push(received.digest.clone());
+            fixture.store.keep(received).await.unwrap();
+        }
+        let other = fixture.directory.path().join(&digests[1][..2]).join("other");
+        fs::write(&other, b"x").unwrap();
+        let needed = BTreeSet::from([digests[0].clone()]);
+        assert_eq!(fixture.store.sweep(needed.clone(), Duration::from_secs(3600)).await.unwrap(), 0);
+        assert_eq!(fixture.store.sweep(needed, Duration::ZERO).await.unwrap(), 1);
+        assert!(fixture.store.open(&digests[0]).await.is_ok() && other.exists());
+        assert!(matches!(fixture.store.open(&digests[1]).await, Err(Error::NotFound)));
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ mod quotas;
 mod registry;
 mod rejects;
 mod restarts;
+#[allow(dead_code, reason = "the tests of crashes use the rest")]
 mod service;
 mod split;
 mod tenants;

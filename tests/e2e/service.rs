@@ -26,6 +26,8 @@ pub struct Home {
     options: Vec<(String, String)>,
     /// Options that are usual and yet left out.
     left_out: Vec<String>,
+    /// The socket of another Docker engine than the machine's.
+    engine: Option<PathBuf>,
 }
 
 pub struct Service {
@@ -34,6 +36,7 @@ pub struct Service {
     pub url: String,
     http: reqwest::Client,
     log: Arc<Mutex<String>>,
+    reading: Option<std::thread::JoinHandle<()>>,
 }
 
 /// One answer, read to its end.
@@ -77,7 +80,23 @@ impl Home {
             uid_base: 2_000_000_000 + std::process::id() % 1000 * 100_000 + number * 2048,
             options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             left_out: Vec::new(),
+            engine: None,
         }
+    }
+
+    /// Runs its workers on another Docker engine.
+    pub fn use_engine(&mut self, socket: &Path) {
+        self.set("docker.socket", &socket.display().to_string());
+        self.engine = Some(socket.to_owned());
+    }
+
+    /// The client of its Docker engine.
+    pub fn docker(&self) -> Command {
+        let mut docker = Command::new("docker");
+        if let Some(socket) = &self.engine {
+            docker.arg("--host").arg(format!("unix://{}", socket.display()));
+        }
+        docker
     }
 
     /// Changes an option; a later start reads it.
@@ -171,15 +190,15 @@ impl Home {
     pub fn container_names(&self) -> String {
         let filter = format!("label=org.openstack.taibai.deployment={}", self.deployment);
         let arguments = ["ps", "--format", "{{.Names}}", "--filter", &filter];
-        let listed = Command::new("docker").args(arguments).output().unwrap();
+        let listed = self.docker().args(arguments).output().unwrap();
         String::from_utf8(listed.stdout).unwrap()
     }
 
     /// Ids of this deployment's containers, in any state.
     pub fn containers(&self) -> Vec<String> {
         let filter = format!("label=org.openstack.taibai.deployment={}", self.deployment);
-        let listed =
-            Command::new("docker").args(["ps", "-aq", "--no-trunc", "--filter", &filter]).output().unwrap();
+        let arguments = ["ps", "-aq", "--no-trunc", "--filter", &filter];
+        let listed = self.docker().args(arguments).output().unwrap();
         let mut ids: Vec<_> = String::from_utf8(listed.stdout).unwrap().lines().map(str::to_owned).collect();
         ids.sort();
         ids
@@ -197,7 +216,7 @@ impl Home {
         let mut found: Vec<String> =
             self.containers().into_iter().map(|id| format!("container {id}")).collect();
         let name = format!("name=^taibai-{}$", self.deployment);
-        let networks = Command::new("docker").args(["network", "ls", "-q", "--filter", &name]).output();
+        let networks = self.docker().args(["network", "ls", "-q", "--filter", &name]).output();
         let networks = String::from_utf8(networks.unwrap().stdout).unwrap();
         found.extend(networks.lines().map(|id| format!("network {id}")));
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
@@ -226,7 +245,7 @@ impl Drop for Home {
     fn drop(&mut self) {
         // What a failed test left; a test that passed asserted that there is nothing.
         for id in self.containers() {
-            let _ = Command::new("docker").args(["rm", "-f", &id]).output();
+            let _ = self.docker().args(["rm", "-f", &id]).output();
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let here = self.path().display().to_string();
@@ -236,7 +255,7 @@ impl Drop for Home {
             let _ = Command::new("umount").args(["-l", target]).output();
         }
         let network = format!("taibai-{}", self.deployment);
-        let _ = Command::new("docker").args(["network", "rm", &network]).output();
+        let _ = self.docker().args(["network", "rm", &network]).output();
         let _ = taibai::network::remove_rules(&self.deployment);
         // The empty group of a deployment stays for its next start; this one has none.
         for group in self.groups() {
@@ -274,14 +293,22 @@ impl Service {
     }
 
     /// Starts a service that reads its configuration in another way than from the usual file.
-    pub async fn start_as(home: Home, mut command: Command) -> Self {
+    pub async fn start_as(home: Home, command: Command) -> Self {
+        match Self::try_start(home, command).await {
+            Ok(service) => service,
+            Err((_, log)) => panic!("the service did not start\n{log}"),
+        }
+    }
+
+    /// Starts a service that may end before it listens; then its home, and what it said.
+    pub async fn try_start(home: Home, mut command: Command) -> Result<Self, (Home, String)> {
         home.sync_database();
         let mut child =
             command.env("NO_COLOR", "1").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut stderr = child.stderr.take().unwrap();
         let sink = log.clone();
-        std::thread::spawn(move || {
+        let reading = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(read @ 1..) = stderr.read(&mut buffer) {
                 sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
@@ -299,11 +326,16 @@ impl Service {
         .unwrap();
         let Some(url) = url else {
             let status = child.wait();
-            panic!("the service did not start: {status:?}\n{}", log.lock().unwrap());
+            // Its last words may be on their way still.
+            reading.join().unwrap();
+            let log = format!("{status:?}\n{}", log.lock().unwrap());
+            return Err((home, log));
         };
         // A client needs one. All but the first call fail, and that is as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { home, child, url, http: reqwest::Client::new(), log }
+        // The service ends connections that were idle for five seconds; none is to be used in that moment.
+        let http = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(2)).build().unwrap();
+        Ok(Self { home, child, url, http, log, reading: Some(reading) })
     }
 
     pub fn pid(&self) -> u32 {
@@ -323,6 +355,16 @@ impl Service {
     pub fn send_sigterm(&self) {
         let pid = i32::try_from(self.child.id()).unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+
+    /// What is left of a service that ends by itself.
+    pub async fn ended_by_itself(mut self) -> (Home, String) {
+        let status = self.wait_exit().await;
+        if let Some(reading) = self.reading.take() {
+            reading.join().unwrap();
+        }
+        let log = format!("{status:?}\n{}", self.log());
+        (self.take_home(), log)
     }
 
     /// Ends the service in good order.
@@ -426,6 +468,17 @@ impl Service {
         fields: &[(&str, &str)],
         package: Option<&[u8]>,
     ) -> Answer {
+        read(self.form(who, method, path, fields, package)).await
+    }
+
+    pub fn form(
+        &self,
+        who: &str,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        package: Option<&[u8]>,
+    ) -> reqwest::RequestBuilder {
         let boundary = "boundary-0123456789abcdef";
         let mut body = Vec::new();
         for (name, value) in fields {
@@ -443,7 +496,7 @@ impl Service {
         }
         write!(body, "--{boundary}--\r\n").unwrap();
         let content_type = format!("multipart/form-data; boundary={boundary}");
-        read(self.request(who, method, path).header("content-type", content_type).body(body)).await
+        self.request(who, method, path).header("content-type", content_type).body(body)
     }
 
     pub async fn execute(&self, who: &str, function: &str, input: &str) -> Value {

@@ -382,7 +382,7 @@ pub struct Way {
 }
 
 impl Way {
-    async fn open(target: String) -> Self {
+    pub async fn open(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut way = Self { address, target, seen: Arc::default(), task: None };

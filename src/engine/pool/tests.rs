@@ -468,6 +468,31 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 proptest! {
     #[test]
+    fn calls_at_once_have_as_many_workers_as_their_slots_take(
+        calls in prop::collection::vec((0usize..3, any::<bool>()), 1..40),
+        prewarmed in 0usize..4,
+    ) {
+        let keys = [key("p", "a"), key("p", "b"), key("q", "c")];
+        let mut bench = Bench::new(40, 100);
+        bench.pool.prewarm(&runtime(), prewarmed);
+        bench.collect();
+        let mut held: Vec<Lease> = Vec::new();
+        for (which, settles) in &calls {
+            held.extend(bench.call(&keys[*which]).unwrap());
+            if *settles {
+                bench.settle();
+            }
+        }
+        bench.settle();
+        held.extend(bench.leases());
+        prop_assert_eq!(held.len(), calls.len());
+        for (which, key) in keys.iter().enumerate() {
+            let running = calls.iter().filter(|(of, _)| *of == which).count();
+            prop_assert_eq!(bench.bound(key), running.div_ceil(SLOTS as usize), "{} running", running);
+        }
+    }
+
+    #[test]
     fn no_sequence_of_calls_and_failures_breaks_a_rule(ops in ops(), max_workers in 1usize..6) {
         let keys = [key("p", "a"), key("p", "b"), key("q", "c"), key("r", "d")];
         let mut bench = Bench::new(max_workers, 12);
