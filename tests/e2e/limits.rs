@@ -169,8 +169,11 @@ async fn each_limit_is_told_by_a_reason_of_its_own_in_every_runtime() {
 
 #[tokio::test]
 async fn each_limit_is_told_by_a_reason_of_its_own_where_a_function_is_an_image() {
-    let image =
-        Image::python("limits", "", &format!("import sys\n{PYTHON}\nos.chdir('/tmp')\nmain(None, sys.argv[1])"));
+    let image = Image::python(
+        "limits",
+        "",
+        &format!("import sys\n{PYTHON}\nos.chdir('/tmp')\nmain(None, sys.argv[1])"),
+    );
     let service = Service::start(&OPTIONS).await;
     let fields = [("timeout", json!(8)), ("cpu", json!(1000)), ("memory_size", json!(64 << 20))];
     let function = images::function(&service, &image, &fields).await;
