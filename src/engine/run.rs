@@ -437,7 +437,8 @@ impl Waited {
         // Until its worker had a slot for it.
         let taking = outcome.usage.starting_us.unwrap_or(0);
         outcome.usage.queued_us = microseconds(self.queued);
-        outcome.usage.starting_us = microseconds(self.prepared).map(|prepared| prepared + taking);
+        outcome.usage.starting_us =
+            microseconds(self.prepared).map(|prepared| prepared.saturating_add(taking));
         outcome
     }
 }
@@ -510,7 +511,7 @@ async fn run_on(
     };
     match answer {
         Ok(outcome) => {
-            core.observe_run(Duration::from_secs_f64(outcome.duration_ms.max(0.0) / 1000.0));
+            core.observe_run(ran_for(&outcome));
             if outcome.token_refused
                 && let (Some(sessions), Some(trust), Some(session)) = (&core.sessions, &plan.trust, &session)
             {
@@ -582,6 +583,11 @@ async fn ask_again(
     supervisor.outcome(attempt, deadline).await
 }
 
+/// How long the user's code ran. A time that is none, as only a supervisor that went mad says it, counts as none.
+fn ran_for(outcome: &protocol::worker::Outcome) -> Duration {
+    Duration::try_from_secs_f64(outcome.duration_ms / 1000.0).unwrap_or_default()
+}
+
 /// How a worker's outcome is stored and shown.
 pub(super) fn outcome_of(outcome: protocol::worker::Outcome, start: Start, timeout_ms: u64) -> Outcome {
     let took = outcome.duration_ms;
@@ -620,7 +626,7 @@ pub(super) fn outcome_of(outcome: protocol::worker::Outcome, start: Start, timeo
     let usage = Usage {
         queued_us: None,
         starting_us: signed(outcome.account.waited_us),
-        run_us: microseconds(Duration::from_secs_f64(took.max(0.0) / 1000.0)),
+        run_us: microseconds(ran_for(&outcome)),
         cpu_us: signed(outcome.account.cpu_us),
         peak_memory_bytes: signed(outcome.account.peak_memory_bytes),
     };

@@ -35,9 +35,15 @@ impl LocalStore {
 
     /// Removes packages that nobody needs and that were kept longer than `age` ago: a process that ended
     /// between keeping one and writing down who needs it left them. Says how many.
+    ///
+    /// Only where this is plainly the directory of who asks: it has all that is needed, and that is
+    /// something. To a service that was given another's directory, or an empty database, all would be in vain.
     pub async fn sweep(&self, needed: BTreeSet<String>, age: Duration) -> Result<usize> {
         let directory = self.directory.clone();
         blocking(move || {
+            if needed.is_empty() || !Self::missing(&directory, needed.iter().cloned()).is_empty() {
+                return Ok(0);
+            }
             let mut removed = 0;
             for group in fs::read_dir(directory)?.flatten().filter(|entry| entry.path().is_dir()) {
                 for entry in fs::read_dir(group.path())?.flatten() {
@@ -214,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sweep_removes_what_nobody_needs_once_it_is_old_and_nothing_else() {
+    async fn a_sweep_removes_what_nobody_needs_once_it_is_old_and_nothing_of_another_database() {
         let fixture = fixture(1 << 20).await;
         let mut digests = Vec::new();
         for bytes in [b"needed", b"unused"] {
@@ -225,6 +231,10 @@ mod tests {
         let other = fixture.directory.path().join(&digests[1][..2]).join("other");
         fs::write(&other, b"x").unwrap();
         let needed = BTreeSet::from([digests[0].clone()]);
+        let foreign = BTreeSet::from([digests[0].clone(), "0".repeat(64)]);
+        for others in [BTreeSet::new(), foreign] {
+            assert_eq!(fixture.store.sweep(others, Duration::ZERO).await.unwrap(), 0);
+        }
         assert_eq!(fixture.store.sweep(needed.clone(), Duration::from_secs(3600)).await.unwrap(), 0);
         assert_eq!(fixture.store.sweep(needed, Duration::ZERO).await.unwrap(), 1);
         assert!(fixture.store.open(&digests[0]).await.is_ok() && other.exists());
