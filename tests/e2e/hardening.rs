@@ -75,7 +75,6 @@ fn nothing_more() -> Vec<(&'static str, Value)> {
         "AutoRemove",
         "OomKillDisable",
         "ContainerIDFile",
-        "CgroupParent",
         "VolumeDriver",
         "StorageOpt",
         "MemoryReservation",
@@ -123,6 +122,16 @@ fn is_v2() -> bool {
     std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
+/// Whether processor time has a hierarchy of its own, as few machines have it.
+fn counts_processor_apart() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    mounts.lines().any(|line| {
+        let fields: Vec<_> = line.split(' ').collect();
+        let options: Vec<_> = fields[3].split(',').collect();
+        fields[2] == "cgroup" && options.contains(&"cpuacct") && !options.contains(&"cpu")
+    })
+}
+
 #[tokio::test]
 async fn a_worker_has_what_the_design_says_and_nothing_more() {
     let service = crate::network::start(&[("engine.pool_size", "0")]).await;
@@ -159,6 +168,7 @@ async fn a_worker_has_what_the_design_says_and_nothing_more() {
             ("CgroupnsMode", json!("host")),
             ("ShmSize", json!(16 << 20)),
             ("Init", json!(false)),
+            ("CgroupParent", Value::Null),
             ("Ulimits", json!([{"Name": "core", "Soft": 0, "Hard": 0}])),
             (
                 "Sysctls",
@@ -206,9 +216,9 @@ async fn a_worker_has_what_the_design_says_and_nothing_more() {
         if is_v2() {
             expected.push(bind("/taibai/private/cgroup", true));
         } else {
-            expected.extend(
-                ["memory", "cpu", "pids"].map(|name| bind(&format!("/taibai/private/cgroup/{name}"), true)),
-            );
+            let counter = counts_processor_apart().then_some("cpuacct");
+            let hierarchies = ["memory", "cpu", "pids"].into_iter().chain(counter);
+            expected.extend(hierarchies.map(|name| bind(&format!("/taibai/private/cgroup/{name}"), true)));
         }
         assert_eq!(mounts(&inspected), expected.into_iter().collect(), "{network}");
 
@@ -330,11 +340,22 @@ async fn the_container_of_an_image_has_what_the_design_says_and_nothing_more() {
             ("IpcMode", json!("private")),
             ("ShmSize", json!(16 << 20)),
             ("Init", json!(true)),
-            ("Ulimits", json!([{"Name": "core", "Soft": 0, "Hard": 0}])),
+            (
+                "Ulimits",
+                json!([
+                    {"Name": "core", "Soft": 0, "Hard": 0},
+                    {"Name": "nofile", "Soft": 1024, "Hard": 1024},
+                    {"Name": "fsize", "Soft": 524_288_000, "Hard": 524_288_000},
+                ]),
+            ),
             ("Tmpfs", json!({"/tmp": "rw,nosuid,nodev,size=67108864,mode=1777"})),
             ("Runtime", json!("runc")),
         ];
         assert_table(&inspected, &with_prefix([table.to_vec(), nothing_more()].concat()));
+        // Beside those of workers, where Docker names groups as their files are named.
+        let group = inspected["HostConfig"]["CgroupParent"].as_str().unwrap();
+        let ours = format!("/taibai/{}/run-{execution}", service.home.deployment);
+        assert!(group.is_empty() || group.starts_with(&ours), "{group}");
         let pids = inspected["HostConfig"]["PidsLimit"].as_u64().unwrap();
         assert!((1..=256).contains(&pids), "{pids}");
         let user = inspected["Config"]["User"].as_str().unwrap();
