@@ -1,7 +1,7 @@
 //! What Taibai reads of strangers, given bytes that nobody meant. A promise that is broken panics.
 //!
-//! A test feeds them all of `fuzz/corpus`, and a fuzzer may call them with the feature `fuzz`; what was found once
-//! stays found without one.
+//! The targets of `fuzz/` call these, and a test feeds them all of `fuzz/corpus`; so what was found once stays
+//! found without a fuzzer.
 
 use std::cell::OnceCell;
 

@@ -1,6 +1,6 @@
 //! What the supervisor reads of others, given bytes that nobody meant. A promise that is broken panics.
 //!
-//! A test feeds them all of `fuzz/corpus`.
+//! The targets of `fuzz/` call these, and a test feeds them all of `fuzz/corpus`.
 
 use std::fs;
 use std::io::Cursor;
