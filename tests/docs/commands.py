@@ -59,6 +59,8 @@ class Shell:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
         environment |= settings["environment"]
         self.directory, self.scratch, self.staying = settings["directory"], settings["scratch"], []
+        # Whoever is started in the background is started ignoring Ctrl-C, and hands that down.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             ["bash", "--noprofile", "--norc"], cwd=self.directory, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
