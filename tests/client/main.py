@@ -12,7 +12,6 @@ import commands
 import cookbook
 import resources
 import tenants
-import tour
 from cli import Checks, User, eventually
 
 
@@ -45,7 +44,7 @@ def trusts(site):
 
 
 def delete_objects(site):
-    for suffix in ("", "_thumb", "_tour"):
+    for suffix in ("", "_thumb"):
         site.demo.run("container", "delete", "--recursive", site.container + suffix)
 
 
@@ -58,7 +57,6 @@ def checked(site):
     resources.everything(site)
     cookbook.test_sleep(site)
     cookbook.resize_image(site)
-    tour.readme(site)
     commands.delete_runtime(site)
     site.checks.equal("a function has one trust", len(trusts(site)), 1)
     site.demo.do("function", "delete", function)
