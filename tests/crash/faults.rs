@@ -152,7 +152,9 @@ impl Engine {
         let log = std::fs::File::options().create(true).append(true).open(at("log")).unwrap();
         let own = format!("taibai-crash-{}", std::process::id());
         std::fs::write(at("daemon.json"), "{}").unwrap();
-        let mut daemon = Command::new("dockerd")
+        // In a network of its own: an engine without a bridge takes away the one that the machine's engine made.
+        let mut daemon = Command::new("unshare")
+            .args(["--net", "dockerd"])
             .args(["--config-file", &at("daemon.json"), "--pidfile", &at("pid"), "--exec-root", &at("x")])
             .args(["--data-root", &self.files.path().join("data").display().to_string()])
             .args(["--host", &format!("unix://{}", self.socket().display())])
