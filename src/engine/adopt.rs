@@ -8,9 +8,10 @@ use std::time::Duration;
 use protocol::worker::{Attempt, State};
 use tokio::time::Instant;
 
+use super::ending::outcome_of;
 use super::pool::Lease;
 use super::reap::{active_network, connect};
-use super::run::{OVERDUE, cancel, finish, outcome_of, put_back};
+use super::run::{OVERDUE, cancel, finish, put_back};
 use super::supervisor::Supervisor;
 use super::worker::{FunctionKey, Worker};
 use super::{Core, images, keeper, presence};

@@ -12,9 +12,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Core;
 use super::cancels::{InHand, cancelled};
+use super::ending::{TOO_MUCH, bound_of, reason_of};
 use super::gateway::NewExecution;
 use super::recorder::Claim;
-use super::run::{Claimed, OVERDUE, TOO_MUCH, bound_of, dismiss, finish, function_of, new_row, reason_of};
+use super::run::{Claimed, OVERDUE, dismiss, finish, function_of, new_row};
 use crate::config::{self, Config, Pull};
 use crate::crash_points::{Write, around};
 use crate::db;

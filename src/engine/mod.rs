@@ -23,6 +23,7 @@ mod adopt;
 mod cancels;
 mod code;
 mod cron;
+mod ending;
 pub mod endpoint;
 pub mod gateway;
 mod images;

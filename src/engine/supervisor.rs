@@ -425,7 +425,7 @@ pub fn fuzz_answer(data: &[u8]) {
         assert_eq!(read.end, outcome.end);
         let text = |outcome: &Outcome| outcome.output.as_ref().map(|output| output.get().to_owned());
         assert_eq!(text(&read), text(&outcome));
-        let stored = super::run::outcome_of(outcome, crate::model::Start::Warm, 1000);
+        let stored = super::ending::outcome_of(outcome, crate::model::Start::Warm, 1000);
         serde_json::from_str::<&serde_json::value::RawValue>(&stored.result).expect("a result is JSON");
     }
     if let Ok(state) = answer.json::<State>() {
