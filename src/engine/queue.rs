@@ -19,6 +19,9 @@ use crate::telemetry::Chain;
 const POLL: Duration = Duration::from_secs(1);
 /// Rows that are read at a time, beside those that are in hand.
 const WINDOW: usize = 64;
+/// How long rows that were read stand for the table. What others claim meanwhile a claim finds out, and a
+/// project that comes later waits this long for its turn.
+const RECENT: Duration = Duration::from_millis(20);
 /// How long an execution that found no worker is left alone.
 const REST: Duration = Duration::from_secs(1);
 
@@ -41,11 +44,42 @@ impl InHand {
     }
 }
 
+/// Rows that were read and for which there was no room yet, from the oldest: one that ends makes room for
+/// the next of these, and the table is not read for each.
+#[derive(Debug, Default)]
+struct Ahead {
+    rows: Vec<execution::Model>,
+    read_at: Option<Instant>,
+}
+
+impl Ahead {
+    fn fills(&self, room: usize) -> bool {
+        self.rows.len() >= room && self.read_at.is_some_and(|at| at.elapsed() < RECENT)
+    }
+
+    async fn read(&mut self, core: &Core, known: usize) -> Result<()> {
+        let window = WINDOW + known;
+        let at = Instant::now();
+        let mut rows = db::executions::list_pending(core.db.reader(), window as u64).await?;
+        if rows.len() == window {
+            // A long queue of some projects hides the others.
+            let seen: HashSet<&ProjectId> = rows.iter().map(|row| &row.project_id).collect();
+            let seen: Vec<ProjectId> = seen.into_iter().cloned().collect();
+            let others =
+                db::executions::list_pending_of_others(core.db.reader(), &seen, WINDOW as u64).await?;
+            rows.extend(others);
+        }
+        *self = Self { rows, read_at: Some(at) };
+        Ok(())
+    }
+}
+
 /// Claims pending rows until the engine closes.
 pub(super) async fn run(core: Arc<Core>) {
     let in_hand = Arc::new(Mutex::new(InHand::default()));
+    let mut ahead = Ahead::default();
     loop {
-        if let Err(error) = fill(&core, &in_hand).await {
+        if let Err(error) = fill(&core, &in_hand, &mut ahead).await {
             tracing::warn!(error = %Chain(&error), "pending executions cannot be read");
         }
         tokio::select! {
@@ -56,7 +90,7 @@ pub(super) async fn run(core: Arc<Core>) {
     }
 }
 
-async fn fill(core: &Arc<Core>, in_hand: &Arc<Mutex<InHand>>) -> Result<()> {
+async fn fill(core: &Arc<Core>, in_hand: &Arc<Mutex<InHand>>, ahead: &mut Ahead) -> Result<()> {
     let most = core.engine.max_async as usize;
     let (known, room) = {
         let mut in_hand = in_hand.lock().expect("no panic while it is held");
@@ -68,23 +102,20 @@ async fn fill(core: &Arc<Core>, in_hand: &Arc<Mutex<InHand>>) -> Result<()> {
     if room == 0 {
         return Ok(());
     }
-    let window = WINDOW + known;
-    let mut rows = db::executions::list_pending(core.db.reader(), window as u64).await?;
-    if rows.len() == window {
-        // A long queue of some projects hides the others.
-        let seen: HashSet<&ProjectId> = rows.iter().map(|row| &row.project_id).collect();
-        let seen: Vec<ProjectId> = seen.into_iter().cloned().collect();
-        let others = db::executions::list_pending_of_others(core.db.reader(), &seen, WINDOW as u64).await?;
-        rows.extend(others);
+    if !ahead.fills(room) {
+        ahead.read(core, known).await?;
     }
     let chosen = {
         let mut in_hand = in_hand.lock().expect("no panic while it is held");
         let now = Instant::now();
+        let mut rows = std::mem::take(&mut ahead.rows);
         rows.retain(|row| {
             let rests = in_hand.resting.get(&row.id).is_some_and(|(until, _)| now < *until);
             !rests && !in_hand.running.contains_key(&row.id)
         });
-        let chosen = choose(rows, in_hand.by_project(), most.saturating_sub(in_hand.running.len()));
+        let room = most.saturating_sub(in_hand.running.len());
+        let (chosen, later) = choose(rows, in_hand.by_project(), room);
+        ahead.rows = later;
         for row in &chosen {
             in_hand.running.insert(row.id.clone(), row.project_id.clone());
         }
@@ -127,12 +158,12 @@ async fn one(core: Arc<Core>, in_hand: Arc<Mutex<InHand>>, row: execution::Model
 }
 
 /// Up to `room` of the rows, which are in order of age: each time the oldest of the project that has
-/// least in hand.
+/// least in hand. And those that are left.
 fn choose(
     rows: Vec<execution::Model>,
     mut in_hand: HashMap<ProjectId, usize>,
     room: usize,
-) -> Vec<execution::Model> {
+) -> (Vec<execution::Model>, Vec<execution::Model>) {
     let mut projects: Vec<(ProjectId, std::collections::VecDeque<execution::Model>)> = Vec::new();
     for row in rows {
         match projects.iter_mut().find(|(project, _)| *project == row.project_id) {
@@ -150,7 +181,9 @@ fn choose(
         *in_hand.entry(project.clone()).or_default() += 1;
         chosen.extend(rows.pop_front());
     }
-    chosen
+    let mut left: Vec<_> = projects.into_iter().flat_map(|(_, rows)| rows).collect();
+    left.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
+    (chosen, left)
 }
 
 #[cfg(test)]
@@ -170,15 +203,33 @@ mod tests {
 
     fn chosen(projects: &str, in_hand: &[(&str, usize)], room: usize) -> String {
         let in_hand = in_hand.iter().map(|(project, count)| ((*project).into(), *count)).collect();
-        choose(rows(projects), in_hand, room).into_iter().map(|row| row.project_id.0).collect()
+        choose(rows(projects), in_hand, room).0.into_iter().map(|row| row.project_id.0).collect()
     }
 
     #[test]
     fn one_project_alone_is_served_in_order() {
         let rows = rows("aaaa");
         let ids: Vec<ExecutionId> = rows.iter().map(|row| row.id.clone()).collect();
-        let chosen = choose(rows, HashMap::new(), 3);
+        let (chosen, left) = choose(rows, HashMap::new(), 3);
         assert!(chosen.iter().map(|row| &row.id).eq(&ids[..3]));
+        assert!(left.iter().map(|row| &row.id).eq(&ids[3..]));
+    }
+
+    #[test]
+    fn what_is_left_is_in_order_of_age_and_lost_to_nobody() {
+        let (chosen, left) = choose(rows("abaabc"), HashMap::new(), 2);
+        let ages = |rows: Vec<execution::Model>| rows.iter().map(|row| row.created_at.0).collect::<Vec<_>>();
+        assert_eq!((ages(chosen), ages(left)), (vec![0, 1], vec![2, 3, 4, 5]));
+    }
+
+    #[test]
+    fn what_was_read_stands_for_the_table_for_a_moment_and_while_it_is_enough() {
+        let now = Instant::now();
+        let fills = |rows, read_at, room| Ahead { rows, read_at }.fills(room);
+        assert!(fills(rows("aab"), Some(now), 3));
+        assert!(!fills(rows("aab"), Some(now), 4), "others may have come");
+        assert!(!fills(Vec::new(), Some(now), 1));
+        assert!(!fills(rows("aab"), now.checked_sub(RECENT), 1), "too old");
     }
 
     #[test]
