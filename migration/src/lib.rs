@@ -11,6 +11,7 @@ mod m20261121_000002_versions_jobs_webhooks;
 mod m20261121_000003_network;
 mod m20261121_000004_quotas;
 mod m20261122_000005_usage;
+mod m20261122_000006_live_executions;
 
 pub struct Migrator;
 
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000003_network::Migration),
             Box::new(m20261121_000004_quotas::Migration),
             Box::new(m20261122_000005_usage::Migration),
+            Box::new(m20261122_000006_live_executions::Migration),
         ]
     }
 }

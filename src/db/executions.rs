@@ -2,11 +2,12 @@
 //! row by one that names its epoch too: the first writer wins and the second is told.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
-use sea_orm::sea_query::{Expr, ExprTrait, Func};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, Query, Values};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, EntityTrait, IntoActiveModel, Iterable, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait, Select, Statement, UpdateMany,
+    ActiveEnum, ColumnTrait, Condition, ConnectionTrait, DbBackend, EntityTrait, IntoActiveModel, Iterable,
+    ModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select, Statement, UpdateMany,
 };
 
 use super::{Filter, Page, Place, Result, execution_logs, functions, page, versions, within};
@@ -18,6 +19,8 @@ use crate::model::{
 
 /// Rows of one INSERT; SQLite takes 32,766 values in a statement.
 const INSERT_ROWS: usize = 500;
+/// Groups of up to so many rows have the text of their INSERT kept.
+const KEPT_TEXTS: usize = 16;
 /// Bytes of input and result in one INSERT that has more than one row: MySQL takes 16 MiB.
 const INSERT_BYTES: usize = 1 << 20;
 
@@ -44,11 +47,33 @@ pub fn inserts(backend: DbBackend, executions: Vec<Model>) -> Vec<Statement> {
             bytes += [&row.input, &row.result].into_iter().flatten().map(String::len).sum::<usize>();
             group.is_empty() || (group.len() < INSERT_ROWS && bytes <= INSERT_BYTES)
         }) {
-            group.push(row.into_active_model());
+            group.push(row);
         }
-        statements.push(Entity::insert_many(group).build(backend));
+        statements.push(insert_of(backend, group));
     }
     statements
+}
+
+/// One INSERT. Its text is the same for every group of that size, and to write it takes longer than all else
+/// about a row: that of small groups is kept.
+fn insert_of(backend: DbBackend, rows: Vec<Model>) -> Statement {
+    static TEXTS: [OnceLock<(DbBackend, String)>; KEPT_TEXTS] = [const { OnceLock::new() }; KEPT_TEXTS];
+    let kept = TEXTS.get(rows.len() - 1);
+    match kept.and_then(OnceLock::get) {
+        Some((of, text)) if *of == backend => {
+            let values = rows.iter().flat_map(|row| Column::iter().map(|column| row.get(column))).collect();
+            Statement { sql: text.clone(), values: Some(Values(values)), db_backend: backend }
+        }
+        _ => {
+            let statement =
+                Entity::insert_many(rows.into_iter().map(Model::into_active_model)).build(backend);
+            if let Some(kept) = kept {
+                // Another thread's is the same.
+                let _ = kept.set((backend, statement.sql.clone()));
+            }
+            statement
+        }
+    }
 }
 
 /// What writes new rows with their logs, and counts them with their functions, in an order that holds.
@@ -169,17 +194,36 @@ pub async fn claim(
     worker: &WorkerName,
     deadline: Timestamp,
 ) -> Result<Option<i64>> {
-    let epoch = epoch_from + 1;
-    let done = moving(id, ExecutionStatus::Pending)
+    let done = claimed(id, epoch_from, engine, worker, deadline).exec(db).await?;
+    Ok((done.rows_affected == 1).then_some(epoch_from + 1))
+}
+
+fn claimed(
+    id: &ExecutionId,
+    epoch_from: i64,
+    engine: &EngineId,
+    worker: &WorkerName,
+    deadline: Timestamp,
+) -> UpdateMany<Entity> {
+    moving(id, ExecutionStatus::Pending)
         .col_expr(Column::Status, Expr::value(ExecutionStatus::Running))
-        .col_expr(Column::Epoch, Expr::value(epoch))
+        .col_expr(Column::Epoch, Expr::value(epoch_from + 1))
         .col_expr(Column::EngineId, Expr::value(engine.clone()))
         .col_expr(Column::Worker, Expr::value(worker.clone()))
         .col_expr(Column::DeadlineAt, Expr::value(deadline))
         .filter(Column::Epoch.eq(epoch_from))
-        .exec(db)
-        .await?;
-    Ok((done.rows_affected == 1).then_some(epoch))
+}
+
+/// [`claim`] as one of several statements that are committed at once: see [`Moved`].
+pub fn claiming(
+    backend: DbBackend,
+    id: &ExecutionId,
+    epoch_from: i64,
+    engine: &EngineId,
+    worker: &WorkerName,
+    deadline: Timestamp,
+) -> Statement {
+    returning(backend, claimed(id, epoch_from, engine, worker, deadline))
 }
 
 /// Takes a running execution from an engine that is dead. Its worker stays: it may be alive, and
@@ -235,14 +279,51 @@ pub async fn finish(
     epoch: i64,
     outcome: &Outcome,
 ) -> Result<bool> {
-    end(db, id, moving(id, ExecutionStatus::Running).filter(Column::Epoch.eq(epoch)), outcome).await
+    end(db, id, running(id, epoch), outcome).await
+}
+
+/// [`finish`] as some of several statements that are committed at once: see [`Moved`].
+pub fn finishing(backend: DbBackend, id: &ExecutionId, epoch: i64, outcome: &Outcome) -> Vec<Statement> {
+    ending(backend, id, running(id, epoch), outcome)
 }
 
 /// Ends an execution that no engine has claimed, as a cancel does. In a transaction.
 ///
 /// `false` means that an engine was first, or that it is gone.
 pub async fn finish_unowned(db: &impl ConnectionTrait, id: &ExecutionId, outcome: &Outcome) -> Result<bool> {
-    end(db, id, moving(id, ExecutionStatus::Pending), outcome).await
+    end(db, id, at(id, ExecutionStatus::Pending), outcome).await
+}
+
+/// [`finish_unowned`] as some of several statements that are committed at once: see [`Moved`].
+pub fn dismissing(backend: DbBackend, id: &ExecutionId, outcome: &Outcome) -> Vec<Statement> {
+    ending(backend, id, at(id, ExecutionStatus::Pending), outcome)
+}
+
+/// What became of rows by statements that were committed at once, as each of these says where it found its row.
+#[derive(Debug, Default)]
+pub struct Moved(Vec<String>);
+
+impl Moved {
+    pub fn new(returned: Vec<String>) -> Self {
+        Self(returned)
+    }
+
+    /// Whether a statement moved the row to this status and epoch. Of two that would have, the first did.
+    pub fn take(&mut self, id: &ExecutionId, status: ExecutionStatus, epoch: Option<i64>) -> bool {
+        let start = format!("{id} {} ", status.to_value());
+        let is_it = |text: &String| {
+            let now = text.strip_prefix(&start);
+            now.is_some_and(|now| epoch.is_none_or(|epoch| now == epoch.to_string()))
+        };
+        self.0.iter().position(is_it).map(|at| self.0.swap_remove(at)).is_some()
+    }
+}
+
+/// The update, which says what it made of the row.
+fn returning(backend: DbBackend, update: UpdateMany<Entity>) -> Statement {
+    let mut update = update.into_query();
+    update.returning(Query::returning().expr(Expr::cust("id || ' ' || status || ' ' || epoch")));
+    backend.build(&update)
 }
 
 /// Executions that wait for an engine, from the oldest.
@@ -274,13 +355,16 @@ pub async fn list_pending_of_others(
 
 /// Executions that should have ended by now, those first that wait longest.
 pub async fn list_overdue(db: &impl ConnectionTrait, now: Timestamp, limit: u64) -> Result<Vec<Model>> {
-    Ok(Entity::find()
-        .filter(Column::Status.is_in([ExecutionStatus::Pending, ExecutionStatus::Running]))
+    Ok(overdue(now, limit).all(db).await?)
+}
+
+fn overdue(now: Timestamp, limit: u64) -> Select<Entity> {
+    Entity::find()
+        // In words that no index knows: found by their deadlines they are few, and by this all that wait.
+        .filter(Expr::cust("COALESCE(status, '') IN ('pending', 'running')"))
         .filter(Column::DeadlineAt.lt(now))
         .order_by_asc(Column::DeadlineAt)
         .limit(limit)
-        .all(db)
-        .await?)
 }
 
 /// Removes up to `limit` executions that have ended and were created before; says how many.
@@ -321,6 +405,12 @@ pub async fn surplus_since(
     Ok(first)
 }
 
+/// Those that have not ended. In the words of the indexes that hold these alone: with values that are given
+/// beside the query, nobody could tell that such an index has all that is asked for.
+fn live() -> Expr {
+    Expr::cust("status IN ('pending', 'running')")
+}
+
 fn ended() -> Select<Entity> {
     Entity::find().filter(Column::Status.is_in(ExecutionStatus::iter().filter(|status| status.has_ended())))
 }
@@ -349,20 +439,25 @@ pub async fn list_crowded(db: &impl ConnectionTrait, most: u64) -> Result<Vec<Pr
 
 /// What the engines were running, from the oldest.
 pub async fn list_running_of(db: &impl ConnectionTrait, engines: &[EngineId]) -> Result<Vec<Model>> {
-    Ok(Entity::find()
+    Ok(running_of(engines).all(db).await?)
+}
+
+fn running_of(engines: &[EngineId]) -> Select<Entity> {
+    Entity::find()
         .filter(Column::Status.eq(ExecutionStatus::Running))
         .filter(Column::EngineId.is_in(engines.iter().cloned()))
         .order_by_asc(Column::CreatedAt)
         .order_by_asc(Column::Id)
-        .all(db)
-        .await?)
+}
+
+/// What was accepted of a project and has not ended, without synchronous ones.
+pub(super) fn queued_of(project: &ProjectId) -> Select<Entity> {
+    Entity::find().filter(live()).filter(Column::ProjectId.eq(project.clone())).filter(Column::Sync.eq(false))
 }
 
 /// Whether something of the function runs or is to run.
 pub async fn has_unended(db: &impl ConnectionTrait, function: &FunctionId) -> Result<bool> {
-    let unended = Entity::find()
-        .filter(Column::FunctionId.eq(function.clone()))
-        .filter(Column::Status.is_in([ExecutionStatus::Pending, ExecutionStatus::Running]));
+    let unended = Entity::find().filter(Column::FunctionId.eq(function.clone())).filter(live());
     Ok(unended.one(db).await?.is_some())
 }
 
@@ -378,17 +473,51 @@ pub async fn count_by_status(db: &impl ConnectionTrait) -> Result<Vec<(Execution
         .await?)
 }
 
+/// The row, as long as it has that status.
+fn at(id: &ExecutionId, status: ExecutionStatus) -> Condition {
+    Condition::all().add(Column::Id.eq(id.clone())).add(Column::Status.eq(status))
+}
+
 fn moving(id: &ExecutionId, from: ExecutionStatus) -> UpdateMany<Entity> {
-    Entity::update_many().filter(Column::Id.eq(id.clone())).filter(Column::Status.eq(from))
+    Entity::update_many().filter(at(id, from))
+}
+
+fn running(id: &ExecutionId, epoch: i64) -> Condition {
+    at(id, ExecutionStatus::Running).add(Column::Epoch.eq(epoch))
 }
 
 async fn end(
     db: &impl ConnectionTrait,
     id: &ExecutionId,
-    update: UpdateMany<Entity>,
+    from: Condition,
     outcome: &Outcome,
 ) -> Result<bool> {
-    let done = update
+    let done = ended_by(from, outcome).exec(db).await?;
+    if done.rows_affected != 1 {
+        return Ok(false);
+    }
+    execution_logs::insert_many(db, [log_of(id, outcome)]).await?;
+    Ok(true)
+}
+
+/// The log comes first: it is the row's only while the update would find it.
+fn ending(backend: DbBackend, id: &ExecutionId, from: Condition, outcome: &Outcome) -> Vec<Statement> {
+    let found = Query::select().from(Entity).cond_where(from.clone()).to_owned();
+    let log = execution_logs::insert_of(backend, log_of(id, outcome), found);
+    log.into_iter().chain([returning(backend, ended_by(from, outcome))]).collect()
+}
+
+fn log_of(id: &ExecutionId, outcome: &Outcome) -> execution_log::Model {
+    execution_log::Model {
+        execution_id: id.clone(),
+        log: outcome.log.clone(),
+        truncated: outcome.log_truncated,
+    }
+}
+
+fn ended_by(from: Condition, outcome: &Outcome) -> UpdateMany<Entity> {
+    Entity::update_many()
+        .filter(from)
         .col_expr(Column::Status, Expr::value(outcome.status))
         .col_expr(Column::Result, Expr::value(outcome.result.clone()))
         .col_expr(Column::Reason, Expr::value(outcome.reason.map(|reason| reason.as_str().to_owned())))
@@ -401,18 +530,6 @@ async fn end(
         .col_expr(Column::CpuUs, Expr::value(outcome.usage.cpu_us))
         .col_expr(Column::PeakMemoryBytes, Expr::value(outcome.usage.peak_memory_bytes))
         .col_expr(Column::LogTruncated, Expr::value(outcome.log_truncated))
-        .exec(db)
-        .await?;
-    if done.rows_affected != 1 {
-        return Ok(false);
-    }
-    let log = execution_log::Model {
-        execution_id: id.clone(),
-        log: outcome.log.clone(),
-        truncated: outcome.log_truncated,
-    };
-    execution_logs::insert_many(db, [log]).await?;
-    Ok(true)
 }
 
 #[cfg(test)]
@@ -459,6 +576,20 @@ mod tests {
         super::claim(db, id, epoch, engine, worker, Timestamp(9)).await
     }
 
+    #[test]
+    fn an_insert_whose_text_was_kept_is_the_one_that_would_be_written() {
+        let rows: Vec<_> = ExecutionStatus::iter().map(execution).collect();
+        for count in 1..=rows.len() {
+            let written = Entity::insert_many(rows[..count].iter().cloned().map(Model::into_active_model));
+            let written = written.build(DbBackend::Sqlite);
+            for _ in 0..2 {
+                assert_eq!(insert_of(DbBackend::Sqlite, rows[..count].to_vec()), written);
+            }
+        }
+        let of_server = insert_of(DbBackend::Postgres, rows[..1].to_vec());
+        assert!(of_server.sql.contains("$1"), "{}", of_server.sql);
+    }
+
     #[tokio::test]
     async fn the_first_claim_wins_and_the_second_is_told() {
         let db = database().await;
@@ -481,6 +612,30 @@ mod tests {
             ..row
         };
         assert_eq!(claimed, expected);
+    }
+
+    /// Otherwise each of them reads all that have ended.
+    #[tokio::test]
+    async fn what_has_not_ended_is_found_without_a_look_at_what_has() {
+        let db = database().await;
+        if db.backend() != DbBackend::Sqlite {
+            // Others look at how many rows there are.
+            return;
+        }
+        let plan = async |query: Select<Entity>| {
+            let mut statement = query.build(db.backend());
+            statement.sql.insert_str(0, "EXPLAIN QUERY PLAN ");
+            let rows = db.reader().query_all_raw(statement).await.unwrap();
+            rows.iter().map(|row| row.try_get::<String>("", "detail").unwrap()).collect::<String>()
+        };
+        for (query, index) in [
+            (running_of(&[EngineId::random()]), "ix_executions_status"),
+            (overdue(Timestamp(1), 1), "ix_executions_deadline"),
+            (queued_of(&project()), "ix_executions_project_status"),
+        ] {
+            let plan = plan(query).await;
+            assert!(plan.contains(&format!("INDEX {index} ")), "{plan}");
+        }
     }
 
     #[tokio::test]

@@ -211,15 +211,28 @@ impl Db {
     ///
     /// To be awaited to its end: see [`file::commit_all`].
     pub async fn commit_all(&self, statements: Vec<Statement>) -> Result<()> {
-        if !self.is_file() {
-            let tx = self.begin().await?;
-            tx.run(statements).await?;
-            return tx.commit().await;
+        if self.is_file() {
+            return self.commit_returning(statements).await.map(drop);
         }
+        let tx = self.begin().await?;
+        tx.run(statements).await?;
+        tx.commit().await
+    }
+
+    /// As [`Db::commit_all`], with the first column of all rows that the statements return. Of a file alone.
+    pub async fn commit_returning(&self, statements: Vec<Statement>) -> Result<Vec<String>> {
         crash_points::expect_name("a transaction");
-        file::commit_all(self.writer.get_sqlite_connection_pool(), statements).await?;
+        let texts = file::commit_all(self.writer.get_sqlite_connection_pool(), statements).await?;
         self.commits.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(texts)
+    }
+
+    /// Keeps SQLite's log short, beside those who write; to be run as long as there are any. Nothing to do
+    /// for a server's database.
+    pub async fn fold_log(&self) {
+        if self.is_file() {
+            file::fold(&self.reader, &self.commits).await;
+        }
     }
 
     /// Which statements are built for it.
@@ -259,7 +272,8 @@ impl Db {
         }
     }
 
-    fn is_file(&self) -> bool {
+    /// Whether it is a file, which is this process's own.
+    pub fn is_file(&self) -> bool {
         self.backend() == DbBackend::Sqlite
     }
 

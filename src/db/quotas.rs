@@ -6,10 +6,8 @@ use sea_orm::{
 };
 
 use super::functions::OVER;
-use super::{Result, Transaction};
-use crate::model::{
-    ExecutionStatus, ProjectId, alias, execution, function, job, quota_lock, version, webhook,
-};
+use super::{Result, Transaction, executions};
+use crate::model::{ProjectId, alias, function, job, quota_lock, version, webhook};
 use crate::quota::Resource;
 
 /// Keeps others from adding to what a project has, until the end of the transaction. On SQLite the
@@ -54,14 +52,7 @@ pub async fn used(db: &impl ConnectionTrait, project: &ProjectId, resource: Reso
             let of_project = webhook::Entity::find().filter(webhook::Column::ProjectId.eq(project.clone()));
             count(db, of_project).await?
         }
-        Resource::ConcurrentExecutions => {
-            let live = [ExecutionStatus::Pending, ExecutionStatus::Running];
-            let queued = execution::Entity::find()
-                .filter(execution::Column::ProjectId.eq(project.clone()))
-                .filter(execution::Column::Status.is_in(live))
-                .filter(execution::Column::Sync.eq(false));
-            count(db, queued).await?
-        }
+        Resource::ConcurrentExecutions => count(db, executions::queued_of(project)).await?,
         Resource::PackageBytes => package_bytes(db, project).await?,
     };
     Ok(u64::try_from(used).unwrap_or(0))
@@ -107,7 +98,7 @@ mod tests {
     use super::*;
     use crate::db::testing::{self, database};
     use crate::db::{aliases, executions, functions, runtimes, versions, webhooks};
-    use crate::model::JobStatus;
+    use crate::model::{ExecutionStatus, JobStatus, execution};
 
     #[tokio::test]
     async fn what_a_project_has_is_counted_without_what_others_have() {

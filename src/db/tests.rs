@@ -45,8 +45,8 @@ async fn what_is_committed_after_a_transaction_that_sqlite_took_back_is_there() 
 async fn a_migration_that_was_cut_off_is_taken_up_again() {
     let db = database().await;
     let drop_index = match db.writer().get_database_backend() {
-        DbBackend::MySql => "DROP INDEX ix_executions_engine ON executions",
-        _ => "DROP INDEX ix_executions_engine",
+        DbBackend::MySql => "DROP INDEX ix_executions_status ON executions",
+        _ => "DROP INDEX ix_executions_status",
     };
     for sql in ["DELETE FROM seaql_migrations", drop_index, "DROP TABLE engines"] {
         db.writer().execute_unprepared(sql).await.unwrap();

@@ -31,6 +31,8 @@ fn rows_as_of(migration: &str) -> Vec<Row> {
         "m20261121_000003_network" => third("three"),
         "m20261121_000004_quotas" => fourth("four"),
         "m20261122_000005_usage" => fifth("five"),
+        // Indexes alone.
+        "m20261122_000006_live_executions" => fifth("six"),
         other => panic!(
             "the migration {other} has no rows in src/db/upgrades.rs: add what the program of its release writes"
         ),

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::crash_points::{self, Write};
+use crate::db::executions::Moved;
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -509,6 +510,10 @@ async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
         crash_points::around_all(items.iter().map(Item::write), writing).await?;
         return Ok(vec![Done::Inserted; items.len()]);
     }
+    let is_counted = items.iter().any(|item| matches!(item, Item::Insert { queue: Some(_), .. }));
+    if db.is_file() && !is_counted {
+        return write_as_one(db, items).await;
+    }
     let tx = db.begin().await?;
     let over = over_quota(&tx, items).await?;
     let accepted = items.iter().zip(&over).filter(|(_, over)| over.is_none());
@@ -532,6 +537,40 @@ async fn write_all(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
     }
     crash_points::around_all(items.iter().map(Item::write), tx.commit()).await?;
     Ok(done)
+}
+
+/// As [`write_all`], with all of it one question to the database, which says what it found.
+async fn write_as_one(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
+    use db::executions::{claiming, dismissing, finishing};
+    let backend = db.backend();
+    let mut statements = additions(db, items.iter());
+    for item in items {
+        match item {
+            Item::Insert { .. } => {}
+            Item::Claim { claim, .. } => {
+                let Claim { id, epoch_from, engine, worker, deadline } = claim;
+                statements.push(claiming(backend, id, *epoch_from, engine, worker, *deadline));
+            }
+            Item::Finish { id, epoch, outcome, .. } => {
+                statements.extend(finishing(backend, id, *epoch, outcome));
+            }
+            Item::Dismiss { id, outcome, .. } => statements.extend(dismissing(backend, id, outcome)),
+        }
+    }
+    let writing = db.commit_returning(statements);
+    let returned = crash_points::around_all(items.iter().map(Item::write), writing).await?;
+    let mut moved = Moved::new(returned);
+    let done = items.iter().map(|item| match item {
+        Item::Insert { .. } => Done::Inserted,
+        Item::Claim { claim, .. } => {
+            let epoch = claim.epoch_from + 1;
+            let is_ours = moved.take(&claim.id, ExecutionStatus::Running, Some(epoch));
+            Done::Claimed(is_ours.then_some(epoch))
+        }
+        Item::Finish { id, epoch, outcome, .. } => Done::Ended(moved.take(id, outcome.status, Some(*epoch))),
+        Item::Dismiss { id, outcome, .. } => Done::Ended(moved.take(id, outcome.status, None)),
+    });
+    Ok(done.collect())
 }
 
 #[cfg(test)]

@@ -112,8 +112,13 @@ pub async fn serve(config: Config) -> Result<()> {
     let (gateway, engine) = Engine::start(&config, None, lock, means).await?;
     node.tidy().await;
     let app = App::new(&config, policy, authenticator, keystone, db.clone(), store, gateway);
+    let folding = tokio::spawn({
+        let db = db.clone();
+        async move { db.fold_log().await }
+    });
     let served = serve_api(&config, app, metrics, &db, &mut stop).await;
     engine.shutdown(config.api.shutdown_timeout).await;
+    folding.abort();
     node.leave().await;
     close(&db).await;
     served

@@ -100,6 +100,51 @@ async fn a_long_call_shows_as_running_until_it_ends() {
 }
 
 #[tokio::test]
+async fn in_one_group_the_first_claim_and_the_first_end_win() {
+    fn nobody<T>() -> Reply<T> {
+        oneshot::channel().0
+    }
+    let (db, recorder, function) = start().await;
+    let (row, other) = (row(&function, ExecutionStatus::Pending), row(&function, ExecutionStatus::Pending));
+    for row in [&row, &other] {
+        recorder.accept(row.clone(), None).await.unwrap();
+    }
+    let claim = |worker: &str| Item::Claim {
+        claim: Claim {
+            id: row.id.clone(),
+            epoch_from: 0,
+            engine: EngineId::random(),
+            worker: worker.into(),
+            deadline: Timestamp(9),
+        },
+        reply: nobody(),
+    };
+    let finish = |epoch, log: &str| {
+        let (id, outcome) = (row.id.clone(), Box::new(outcome(log)));
+        Item::Finish { id, epoch, outcome, reply: nobody() }
+    };
+    let dismiss = |id: &ExecutionId, log: &str| {
+        let (id, outcome) = (id.clone(), Box::new(outcome(log)));
+        Item::Dismiss { id, outcome, reply: nobody() }
+    };
+    let log_of =
+        async |id: &ExecutionId| db::execution_logs::find(db.reader(), id).await.unwrap().unwrap().log;
+
+    let before = db.commits();
+    let items = [claim("w1"), claim("w2"), dismiss(&row.id, "late"), dismiss(&other.id, "in time")];
+    let done = write_all(&db, &items).await.unwrap();
+    let (lost, first) = (Done::Claimed(None), Done::Claimed(Some(1)));
+    assert_eq!(done, [first, lost, Done::Ended(false), Done::Ended(true)]);
+    assert_eq!(find(&db, &row.id).await.unwrap().worker, Some("w1".into()));
+    assert_eq!(log_of(&other.id).await, "in time");
+
+    let done = write_all(&db, &[finish(2, "of nobody"), finish(1, "first\0"), finish(1, "again")]).await;
+    assert_eq!(done.unwrap(), [Done::Ended(false), Done::Ended(true), Done::Ended(false)]);
+    assert_eq!(log_of(&row.id).await, "first\u{2400}");
+    assert_eq!(db.commits() - before, 2);
+}
+
+#[tokio::test]
 async fn what_waits_goes_into_one_transaction() {
     let (db, recorder, function) = start().await;
     let tx = hold(&db, &function).await;
