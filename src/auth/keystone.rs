@@ -123,7 +123,8 @@ impl KeystoneTokens {
             Verdict::Known(info) if !info.is_expired(Utc::now()) => Ok(info),
             // Rare, and by then nothing that is worth keeping.
             _ if vouched => {
-                match self.keystone.validate_with(token, Expired::Allowed, shown.request_id).await {
+                let asking = self.keystone.validate_with(token, Expired::Allowed, shown.request_id);
+                match Box::pin(asking).await {
                     Ok(info) => Ok(Arc::new(info)),
                     Err(Error::Rejected) => Err(Rejected::Invalid.into()),
                     Err(error) => Err(Failure::Unavailable(error.into())),
@@ -135,18 +136,19 @@ impl KeystoneTokens {
 
     /// What is known of a token. Requests with the same token ask Keystone once between them.
     async fn look_up(&self, token: &Token, shown: &Shown<'_>) -> Result<Verdict, Failure> {
-        let ask = async {
+        let digest = self.digest(token);
+        if let Some(verdict) = self.cache.get(&digest).await {
+            return Ok(verdict);
+        }
+        let ask = Box::pin(async {
             match self.keystone.validate(token, shown.request_id).await {
                 Ok(info) => Ok(Verdict::Known(Arc::new(info))),
                 Err(Error::Rejected) => Ok(Verdict::Rejected),
                 // Not kept: the next request asks again.
                 Err(error) => Err(error),
             }
-        };
-        self.cache
-            .try_get_with(self.digest(token), ask)
-            .await
-            .map_err(|error| Failure::Unavailable(error.into()))
+        });
+        self.cache.try_get_with(digest, ask).await.map_err(|error| Failure::Unavailable(error.into()))
     }
 
     fn digest(&self, token: &Token) -> Digest {

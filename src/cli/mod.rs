@@ -93,11 +93,12 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The runtime of the services: one thread for each core.
+/// The runtime of the services: a thread for two cores. HTTP and the database have threads of their own, and
+/// where there are more than can run, the time goes into waking them.
 pub fn runtime() -> std::io::Result<Runtime> {
     let cores = std::thread::available_parallelism()?.get();
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores)
+        .worker_threads(cores.div_ceil(2))
         .thread_name("taibai")
         .enable_all()
         .build()

@@ -150,9 +150,12 @@ pub(super) fn new_row(new: &NewExecution, config: &config::Engine) -> execution:
 }
 
 /// Runs a synchronous call and returns the finished row.
+///
+/// What few calls do is in boxes, here and below: a task is as large as the most that it may ever do, and is
+/// copied when it starts.
 pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Model> {
     if new.target.function.source()? == CodeSource::Image {
-        return images::call(core, new).await;
+        return Box::pin(images::call(core, new)).await;
     }
     let mut plan = Plan::of(core, &new.target)?;
     let mut row = new_row(&new, &core.engine);
@@ -172,7 +175,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
         };
         let session = match session {
             Ok(session) => session,
-            Err(sessions::Error::Invalid) if renewals < TRIES && plan.renew(core).await? => {
+            Err(sessions::Error::Invalid) if renewals < TRIES && Box::pin(plan.renew(core)).await? => {
                 renewals += 1;
                 continue;
             }
@@ -196,7 +199,7 @@ pub(super) async fn call(core: &Core, new: NewExecution) -> Result<execution::Mo
             Err(pool::Error::Preparation(why)) => {
                 break (Outcome::error(Reason::Preparation, &why), None);
             }
-            Err(pool::Error::Missing) if plan.renew(core).await? => continue,
+            Err(pool::Error::Missing) if Box::pin(plan.renew(core)).await? => continue,
             Err(error @ pool::Error::Missing) => {
                 break (Outcome::error(Reason::Preparation, &error.to_string()), None);
             }
@@ -343,7 +346,9 @@ enum Work {
 
 /// `None` where the function, or its version, is gone.
 async fn work_of(core: &Core, row: &execution::Model) -> Result<Option<Work>> {
-    let Some(function) = function_of(core, &row.function_id).await? else { return Ok(None) };
+    let Some(function) = db::recent::function(&core.db, &row.function_id, &Scope::All).await? else {
+        return Ok(None);
+    };
     if function.source()? == CodeSource::Image {
         return Ok(Some(Work::Image(Box::new(function))));
     }
@@ -484,7 +489,7 @@ async fn run_on(
     let deadline = Instant::now() + plan.timeout() + GRACE;
     let executing = async {
         match &session {
-            Some(session) => supervisor.execute_in(&session.cloud, &execute, deadline).await,
+            Some(session) => Box::pin(supervisor.execute_in(&session.cloud, &execute, deadline)).await,
             None => supervisor.execute(&execute, deadline).await,
         }
     };
@@ -503,7 +508,7 @@ async fn run_on(
         }
         Err(supervisor::Error::Gone(source)) => {
             tracing::warn!(worker.id = %worker.name, error = %source, "the connection to a worker was lost");
-            ask_again(supervisor, &attempt, deadline).await
+            Box::pin(ask_again(supervisor, &attempt, deadline)).await
         }
         answer => answer,
     };
@@ -539,7 +544,7 @@ async fn run_on(
 /// Kills the attempt once somebody cancels it. How it ended is the answer to its own request.
 pub(super) async fn cancel(supervisor: &Supervisor, attempt: &Attempt, in_hand: &InHand<'_>) -> Infallible {
     in_hand.cancelled().await;
-    while let Err(error) = supervisor.cancel(attempt, Instant::now() + ANSWER).await {
+    while let Err(error) = Box::pin(supervisor.cancel(attempt, Instant::now() + ANSWER)).await {
         // The request to run it may still be on its way; else its answer is.
         tracing::debug!(error = %Chain(&error), "an attempt is not cancelled yet");
         sleep(PAUSE).await;
@@ -555,7 +560,7 @@ async fn session_for(
     deadline: Instant,
 ) -> Result<Option<Arc<Session>>, sessions::Error> {
     let (Some(sessions), Some(trust)) = (&core.sessions, &plan.trust) else { return Ok(None) };
-    let session = sessions.get(trust, plan.timeout(), request_id);
+    let session = Box::pin(sessions.get(trust, plan.timeout(), request_id));
     match timeout_at(deadline, session).await {
         Ok(session) => session.map(Some),
         Err(_) => Err(sessions::Error::TimedOut),

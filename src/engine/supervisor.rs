@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt};
+use futures_util::{FutureExt, Stream, TryStreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -77,7 +77,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Supervisor {
     socket: PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    /// In boxes: they are kilobytes, and handed from one to the next.
+    idle: Mutex<Vec<Box<Connection>>>,
     /// Digest of the cloud that this worker was given last.
     cloud: Mutex<Option<String>>,
 }
@@ -258,6 +259,10 @@ impl Supervisor {
                 Err(unsent) => request = *unsent,
             }
         }
+        Box::pin(self.exchange_anew(request, most)).await
+    }
+
+    async fn exchange_anew(&self, request: Request<Body>, most: usize) -> Result<Answer, Error> {
         let mut connection = self.connect().await?;
         let answer = connection.ask(request, most).await.unwrap_or_else(|_| Err(gone(CLOSED)))?;
         self.keep(connection);
@@ -265,7 +270,7 @@ impl Supervisor {
     }
 
     /// An idle connection that still stands, as far as can be known.
-    async fn take(&self) -> Option<Connection> {
+    async fn take(&self) -> Option<Box<Connection>> {
         loop {
             let mut connection = self.idle.lock().expect("no panic while it is held").pop()?;
             if connection.is_ready().await {
@@ -274,17 +279,17 @@ impl Supervisor {
         }
     }
 
-    fn keep(&self, connection: Connection) {
+    fn keep(&self, connection: Box<Connection>) {
         let mut idle = self.idle.lock().expect("no panic while it is held");
         if !connection.sender.is_closed() && idle.len() < MAX_IDLE {
             idle.push(connection);
         }
     }
 
-    async fn connect(&self) -> Result<Connection, Error> {
+    async fn connect(&self) -> Result<Box<Connection>, Error> {
         let stream = UnixStream::connect(&self.socket).await.map_err(gone)?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
-        Ok(Connection { sender, driver: Some(driver) })
+        Ok(Box::new(Connection { sender, driver: Some(driver) }))
     }
 }
 
@@ -377,8 +382,11 @@ impl Answer {
     }
 }
 
-async fn within<T>(deadline: Instant, exchange: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout_at(deadline, exchange).await.unwrap_or(Err(Error::TimedOut))
+fn within<T>(
+    deadline: Instant,
+    exchange: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
+    timeout_at(deadline, exchange).map(|answer| answer.unwrap_or(Err(Error::TimedOut)))
 }
 
 fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, Error> {

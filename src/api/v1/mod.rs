@@ -33,16 +33,17 @@ use crate::model::{Caller, NetworkAccess, Scope, Timestamp};
 use crate::policy::Policy;
 
 pub fn routes(config: &mut web::ServiceConfig) {
+    // Those first that are asked most: a path is compared with one after the other.
     config
+        .configure(executions::routes)
+        .configure(webhooks::routes)
         .configure(discovery::routes)
         .configure(health::routes)
         .configure(runtimes::routes)
         .configure(functions::routes)
         .configure(versions::routes)
         .configure(aliases::routes)
-        .configure(executions::routes)
         .configure(jobs::routes)
-        .configure(webhooks::routes)
         .configure(quotas::routes);
 }
 
