@@ -77,7 +77,10 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Supervisor {
     socket: PathBuf,
-    /// In boxes: they are kilobytes, and handed from one to the next.
+    #[expect(
+        clippy::vec_box,
+        reason = "a connection is kilobytes, and part of each call that it is handed to"
+    )]
     idle: Mutex<Vec<Box<Connection>>>,
     /// Digest of the cloud that this worker was given last.
     cloud: Mutex<Option<String>>,
