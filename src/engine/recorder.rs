@@ -544,17 +544,22 @@ async fn write_as_one(db: &Db, items: &[Item]) -> db::Result<Vec<Done>> {
     use db::executions::{claiming, dismissing, finishing};
     let backend = db.backend();
     let mut statements = additions(db, items.iter());
+    // Kind by kind: groups of as many of each are then one text, which is kept prepared.
+    statements.extend(items.iter().filter_map(|item| match item {
+        Item::Claim { claim, .. } => {
+            let Claim { id, epoch_from, engine, worker, deadline } = claim;
+            Some(claiming(backend, id, *epoch_from, engine, worker, *deadline))
+        }
+        _ => None,
+    }));
     for item in items {
-        match item {
-            Item::Insert { .. } => {}
-            Item::Claim { claim, .. } => {
-                let Claim { id, epoch_from, engine, worker, deadline } = claim;
-                statements.push(claiming(backend, id, *epoch_from, engine, worker, *deadline));
-            }
-            Item::Finish { id, epoch, outcome, .. } => {
-                statements.extend(finishing(backend, id, *epoch, outcome));
-            }
-            Item::Dismiss { id, outcome, .. } => statements.extend(dismissing(backend, id, outcome)),
+        if let Item::Finish { id, epoch, outcome, .. } = item {
+            statements.extend(finishing(backend, id, *epoch, outcome));
+        }
+    }
+    for item in items {
+        if let Item::Dismiss { id, outcome, .. } = item {
+            statements.extend(dismissing(backend, id, outcome));
         }
     }
     let writing = db.commit_returning(statements);
