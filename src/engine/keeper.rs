@@ -3,12 +3,13 @@
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::worker::{LAST_WORDS, RefusalKind, State};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::io::ReaderStream;
 use tracing::Instrument;
 
@@ -27,6 +28,8 @@ const LOADING: Duration = Duration::from_secs(60);
 /// How long an outcome that is stored is kept by a worker that gets nothing to do.
 const SETTLING: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long a worker that starts has its turn. Past that it waits for something, and keeps others waiting.
+const TURN: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -60,9 +63,17 @@ fn span(worker: &Worker) -> tracing::Span {
 
 async fn create(core: Arc<Core>, spawn: Spawn) {
     let Spawn { id, worker, image, orders } = spawn;
-    let mut keeper = Keeper { core, id, worker, orders };
+    let mut keeper = Keeper { core: core.clone(), id, worker, orders };
+    // Starts that share the processors end together and late, and slow down the calls that run.
+    let turn = tokio::select! {
+        biased;
+        () = core.letting_go.cancelled() => return,
+        // Before there is a container there is one order: not to make it.
+        _ = keeper.orders.recv() => return keeper.stop().await,
+        turn = core.starts.acquire() => turn,
+    };
     let began = Instant::now();
-    match keeper.start(&image).await {
+    match within_turn(turn, keeper.start(&image)).await {
         Ok(()) => {
             tracing::debug!(milliseconds = began.elapsed().as_millis(), "a worker is ready");
             keeper.core.pool.ready(id);
@@ -73,6 +84,15 @@ async fn create(core: Arc<Core>, spawn: Spawn) {
             keeper.stop().await;
         }
     }
+}
+
+async fn within_turn<T>(turn: impl Sized, starting: impl Future<Output = T>) -> T {
+    let mut starting = pin!(starting);
+    if let Ok(started) = timeout(TURN, starting.as_mut()).await {
+        return started;
+    }
+    drop(turn);
+    starting.await
 }
 
 struct Keeper {
@@ -252,4 +272,24 @@ pub(super) fn check(worker: &Worker, state: &State, slots: u32) -> Result<(), St
         return Err(format!("The worker has {} slots and should have {slots}.", state.slots));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_waits_for_something_leaves_its_turn_to_the_next() {
+        let turns = Semaphore::new(1);
+        let mut slow = pin!(within_turn(turns.acquire().await, sleep(TURN * 3)));
+        assert!(timeout(TURN / 2, slow.as_mut()).await.is_err());
+        assert_eq!(turns.available_permits(), 0);
+        assert!(timeout(TURN, slow.as_mut()).await.is_err());
+        assert_eq!(turns.available_permits(), 1);
+        slow.await;
+        within_turn(turns.acquire().await, sleep(TURN / 2)).await;
+        assert_eq!(turns.available_permits(), 1);
+    }
 }

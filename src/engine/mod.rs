@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -105,6 +105,8 @@ struct Core {
     cancels: Cancels,
     /// Synchronous calls that have no answer yet.
     calls: AtomicUsize,
+    /// Workers that may start at a time.
+    starts: Semaphore,
     /// Everything that runs on behalf of an execution or a worker.
     tasks: TaskTracker,
     /// Where it runs: a task spawned in a handler would end with the handler's own runtime.
@@ -119,6 +121,11 @@ struct Core {
     closing: CancellationToken,
     /// Workers are left to themselves, and loops end.
     letting_go: CancellationToken,
+}
+
+/// A start has more than one processor to do: Docker's, and that of the worker's own programs.
+fn starts_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 impl Core {
@@ -156,6 +163,7 @@ impl Core {
             recorder,
             cancels: Cancels::default(),
             calls: AtomicUsize::new(0),
+            starts: Semaphore::new(starts_at_once()),
             tasks: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
             reaper,
