@@ -1,5 +1,6 @@
 //! Indexes of executions that hold only those that have not ended, where these alone are asked for: the end of
-//! a call is then written into three of them less.
+//! a call is then written into three of them less. No data goes: a program of an earlier release finds the same
+//! by other indexes.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
