@@ -130,12 +130,17 @@ async fn call(supervisor: &Supervisor, number: usize) {
 
 /// What Docker alone takes for the same image, with the same network: none.
 pub fn docker_run(shim: &[String]) -> Duration {
-    // The shim's own first words on its channel are what is waited for.
-    let script = "import os, socket, subprocess, sys\n\
-        ours, theirs = socket.socketpair()\n\
+    // The shim's own first words on its channel are what is waited for. The channel is descriptor 3, which a
+    // pair of sockets would begin with: both ends are moved out of the way.
+    let script = "import fcntl, os, socket, subprocess, sys\n\
+        away = lambda end: socket.socket(fileno=fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 10))\n\
+        ours, theirs = map(away, socket.socketpair())\n\
         os.dup2(theirs.fileno(), 3)\n\
+        theirs.close()\n\
         subprocess.Popen(sys.argv[1:], pass_fds=[3])\n\
-        ours.recv(100)\n\
+        os.close(3)\n\
+        words = ours.recv(100)\n\
+        assert b'ready' in words, words\n\
         print('ready', flush=True)\n\
         os._exit(0)\n";
     let begin = Instant::now();
