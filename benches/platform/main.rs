@@ -105,22 +105,11 @@ async fn warm(report: &mut Report, size: &Size) {
         their_one.extend(theirs[0].timed(each).await);
     }
     let (mut all, mut their_all) = (Together::none(), Together::none());
-    let processes = [
-        ("service", vec![server.pid()]),
-        ("worker", server.worker_pids()),
-        ("client", vec![std::process::id()]),
-    ];
-    let used = |processes: &[(&str, Vec<u32>)]| {
-        let of = |(_, pids): &(&str, Vec<u32>)| (usage::processor_seconds(pids), usage::switches(pids));
-        processes.iter().map(of).collect::<Vec<_>>()
-    };
-    let mut costs = vec![(0.0, 0.0); processes.len()];
+    let mut costs = Costs::of(&server);
     for _ in 0..TURNS {
-        let before = used(&processes);
+        costs.begin();
         all.add(Together::run(&mut callers, each / 4).await);
-        for (cost, (before, after)) in costs.iter_mut().zip(before.into_iter().zip(used(&processes))) {
-            *cost = (cost.0 + after.0 - before.0, cost.1 + after.1 - before.1);
-        }
+        costs.end();
         their_all.add(Together::run(&mut theirs, each / 4).await);
     }
 
@@ -142,16 +131,56 @@ async fn warm(report: &mut Report, size: &Size) {
     row.to("Flask behind gunicorn", per_second);
     row.at_least("executions per second", 3000.0);
     row.at_least("0.8 of what Flask behind gunicorn does", 0.8 * per_second);
-    for ((whose, _), (seconds, switches)) in processes.iter().zip(costs) {
-        let calls = all.times.len();
-        let name = format!("processor time of a call, 8 clients: {whose}");
-        report.figure(&name, "us", calls, seconds * 1e6 / calls as f64);
-        let name = format!("context switches of a call, 8 clients: {whose}");
-        report.figure(&name, "", calls, switches / calls as f64);
-    }
+    costs.report(report, "a call, 8 clients", all.times.len());
     flask.stop();
     floor.stop().await;
     server.stop();
+}
+
+/// What calls cost the processes that have to do with them.
+#[derive(Clone)]
+struct Costs {
+    processes: [(&'static str, Vec<u32>); 3],
+    before: Vec<usage::Used>,
+    used: Vec<usage::Used>,
+}
+
+impl Costs {
+    /// Of the workers that there are now.
+    fn of(server: &Server) -> Self {
+        let processes = [
+            ("service", vec![server.pid()]),
+            ("worker", server.worker_pids()),
+            ("client", vec![std::process::id()]),
+        ];
+        Self { used: vec![usage::Used::default(); processes.len()], processes, before: Vec::new() }
+    }
+
+    fn now(&self) -> Vec<usage::Used> {
+        self.processes.iter().map(|(_, pids)| usage::Used::by(pids)).collect()
+    }
+
+    fn begin(&mut self) {
+        self.before = self.now();
+    }
+
+    fn end(&mut self) {
+        let now = self.now();
+        for (used, (before, now)) in self.used.iter_mut().zip(self.before.iter().zip(&now)) {
+            used.add(before, now);
+        }
+    }
+
+    fn report(&self, report: &mut Report, what: &str, calls: usize) {
+        for ((whose, _), used) in self.processes.iter().zip(&self.used) {
+            let name = format!("processor time of {what}: {whose}");
+            report.figure(&name, "us", calls, used.seconds * 1e6 / calls as f64);
+            let name = format!("context switches of {what}: {whose}");
+            report.figure(&name, "", calls, used.switches / calls as f64);
+            let name = format!("page faults of {what}: {whose}");
+            report.figure(&name, "", calls, used.faults / calls as f64);
+        }
+    }
 }
 
 /// First calls.
@@ -235,19 +264,26 @@ async fn mixed(report: &mut Report, size: &Size) {
         client.caller(&function).call().await;
         functions.push(function);
     }
-    let mut alone: Vec<Caller> = (0..CLIENTS).map(|_| client.caller(&functions[0])).collect();
-    Together::run(&mut alone, 50).await;
+    let callers = || -> Vec<Caller> { (0..CLIENTS).map(|_| client.caller(&functions[0])).collect() };
+    Together::run(&mut callers(), 50).await;
+    // Takes so long that the service closes connections.
+    let mut of_one = Costs::of(&server);
+    let mut of_mix = of_one.clone();
+    let mut alone = callers();
     // The n-th function is called 1/n as often as the first.
     let weights: Vec<f64> = (1..=size.mixed).map(|rank| 1.0 / rank as f64).collect();
     let each = size.calls / TURNS / 4;
     let (mut one, mut mix) = (Together::none(), Together::none());
     let mut seed = 1_u64;
     for _ in 0..TURNS {
+        of_one.begin();
         one.add(Together::run(&mut alone, each).await);
+        of_one.end();
         let chosen: Vec<Vec<usize>> =
             (0..CLIENTS).map(|_| (0..each).map(|_| choose(&weights, &mut seed)).collect()).collect();
         let client = &client;
         let functions = &functions;
+        of_mix.begin();
         let begin = Instant::now();
         let all = chosen.into_iter().map(|chosen| async move {
             let mut callers: Vec<Option<Caller>> = (0..functions.len()).map(|_| None).collect();
@@ -263,6 +299,7 @@ async fn mixed(report: &mut Report, size: &Size) {
         });
         let times = futures_util::future::join_all(all).await.into_iter().flatten().collect();
         mix.add(Together { times, elapsed: begin.elapsed() });
+        of_mix.end();
     }
     let alone = one.per_second();
     report.figure("executions per second of one function, 8 clients", "1/s", one.times.len(), alone);
@@ -270,6 +307,8 @@ async fn mixed(report: &mut Report, size: &Size) {
     let name = format!("executions per second of {} functions mixed, 8 clients", size.mixed);
     let row = report.figure(&name, "1/s", mix.times.len(), mix.per_second());
     row.to("one function", alone).at_least("0.8 of one function's", 0.8 * alone);
+    of_one.report(report, "a call of one function", one.times.len());
+    of_mix.report(report, "a call, functions mixed", mix.times.len());
     server.stop();
 }
 

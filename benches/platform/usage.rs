@@ -22,28 +22,48 @@ pub fn pids_labelled(label: &str) -> Vec<u32> {
     text.lines().flat_map(pids_of).collect()
 }
 
-/// Processor time so far, in seconds, of user and kernel.
-pub fn processor_seconds(pids: &[u32]) -> f64 {
-    let ticks = |pid: &u32| -> Option<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        Some(fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?)
-    };
-    pids.iter().filter_map(ticks).sum::<f64>() / TICKS
+/// What processes have used so far.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Used {
+    /// Of processors, for user and kernel.
+    pub seconds: f64,
+    /// How often threads gave up or lost a processor.
+    pub switches: f64,
+    /// Pages that had to be mapped, none of which came from a disk.
+    pub faults: f64,
 }
 
-/// How often their threads gave up or lost a processor.
-pub fn switches(pids: &[u32]) -> f64 {
-    let of_task = |task: std::fs::DirEntry| {
-        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        let lines = status.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
-        lines.filter_map(|(_, count)| count.trim().parse::<f64>().ok()).sum::<f64>()
-    };
-    let of_process = |pid: &u32| {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
-        tasks.flatten().map(of_task).sum::<f64>()
-    };
-    pids.iter().map(of_process).sum()
+impl Used {
+    pub fn by(pids: &[u32]) -> Self {
+        let mut used = Self::default();
+        for pid in pids {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields: Vec<f64> = match stat.rsplit_once(')') {
+                Some((_, fields)) => {
+                    fields.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect()
+                }
+                None => continue,
+            };
+            used.faults += fields[6];
+            used.seconds += (fields[10] + fields[11]) / TICKS;
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+            used.switches += tasks.flatten().map(|task| switches(&task)).sum::<f64>();
+        }
+        used
+    }
+
+    /// Adds what was used between the two.
+    pub fn add(&mut self, before: &Self, after: &Self) {
+        self.seconds += after.seconds - before.seconds;
+        self.switches += after.switches - before.switches;
+        self.faults += after.faults - before.faults;
+    }
+}
+
+fn switches(task: &std::fs::DirEntry) -> f64 {
+    let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+    let lines = status.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
+    lines.filter_map(|(_, count)| count.trim().parse::<f64>().ok()).sum()
 }
 
 /// Memory that nobody else has a share in.

@@ -100,7 +100,7 @@ async fn route(worker: Rc<Worker>, request: Request<Incoming>) -> Result<Answer>
             Ok(done())
         }
         (&Method::PUT, ["v1", "package"]) => load(&worker, request).await,
-        (&Method::GET, ["v1", "state"]) => json(&worker.state()),
+        (&Method::GET, ["v1", "state"]) => json(&worker.state().await),
         _ => Err(Refusal { kind: RefusalKind::Unknown, reason: "no such request".to_owned() }),
     }
 }

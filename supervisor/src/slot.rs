@@ -28,9 +28,9 @@ const RLIMITS: Rlimits = Rlimits { open_files: OPEN_FILES, processes: 128, file_
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a process that has closed its channel may take to end.
 const LAST_MOMENT: Duration = Duration::from_millis(250);
-/// Processor time that a process may use while it is set aside, in ticks of a hundredth of a second:
-/// it still has to get from its answer to its wait.
-const QUIET_TICKS: u64 = 3;
+/// Processor time in microseconds that a slot may use while it is set aside: its process still has to get
+/// from its answer to its wait.
+const QUIET_US: u64 = 30_000;
 /// How long killed processes may take to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -74,7 +74,6 @@ pub struct Process {
 struct View {
     status: File,
     limits: File,
-    stat: File,
 }
 
 /// What the process was like before anything of the user's ran in it, and what it holds on to since.
@@ -87,8 +86,6 @@ pub struct Rest {
     imported_bytes: Option<u64>,
     /// What the group was charged, caches of files included, when it was last looked at closely.
     charged_bytes: u64,
-    /// Processor time when it was set aside.
-    ticks: Option<u64>,
     /// Resident bytes that executions left behind since the import.
     pub retained_bytes: u64,
 }
@@ -127,11 +124,16 @@ impl Place {
         self.counted = Counted { cpu_us: self.group.cpu_us(), refusals: self.group.refusals() };
     }
 
+    /// Processor time since the slot was set aside, in microseconds.
+    fn used_us(&self) -> Option<u64> {
+        let used = self.group.cpu_us().zip(self.counted.cpu_us);
+        used.map(|(now, then)| now.saturating_sub(then))
+    }
+
     /// What the execution took that ends now.
     pub fn account(&self) -> Account {
-        let used = self.group.cpu_us().zip(self.counted.cpu_us);
         Account {
-            cpu_us: used.map(|(now, then)| now.saturating_sub(then)),
+            cpu_us: self.used_us(),
             peak_memory_bytes: self.group.peak_bytes(),
             ..Account::default()
         }
@@ -288,18 +290,12 @@ impl Process {
         Ok(())
     }
 
-    /// Notes where the process stands as it is set aside.
-    pub fn set_aside(&mut self) {
-        self.rest.ticks = self.view.ticks();
-    }
-
     /// Whether a process that was set aside does nothing: one that gave an answer may have gone on.
-    pub fn is_quiet(&self, group: &Group) -> bool {
-        let used = self.view.ticks().zip(self.rest.ticks).map(|(now, then)| now.saturating_sub(then));
+    pub fn is_quiet(&self, place: &Place) -> bool {
         self.exited.borrow().is_none()
-            && group.tasks().ok() == Some(self.rest.tasks)
+            && place.group.tasks().ok() == Some(self.rest.tasks)
             && !frame::has_unsolicited(&self.channel)
-            && used.is_some_and(|ticks| ticks <= QUIET_TICKS)
+            && place.used_us().is_some_and(|used| used <= QUIET_US)
     }
 
     /// Waits a moment for the end of a process that seems to be ending.
@@ -344,15 +340,7 @@ fn owner(pid: i32) -> Option<u32> {
 impl View {
     fn open(pid: i32) -> io::Result<Self> {
         let open = |name: &str| File::open(format!("/proc/{pid}/{name}"));
-        Ok(Self { status: open("status")?, limits: open("limits")?, stat: open("stat")? })
-    }
-
-    /// Processor time that the process has used, in the kernel's ticks.
-    fn ticks(&self) -> Option<u64> {
-        let stat = reread(&self.stat).ok()?;
-        // Behind the name of the program, which may hold anything, the 12th and 13th field.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+        Ok(Self { status: open("status")?, limits: open("limits")? })
     }
 
     /// What an execution might change for the next, and the bytes of memory that are the process's

@@ -51,6 +51,8 @@ pub struct Worker {
     loaded: RefCell<Loading>,
     /// Slots that wait for an execution; the last one used is on top.
     free: RefCell<Vec<Slot>>,
+    /// Slots that have given their answer and were not looked over yet.
+    unseen: Cell<u32>,
     freed: Notify,
     /// Executions that were let in and have not ended.
     taken: Cell<u32>,
@@ -119,6 +121,7 @@ impl Worker {
             interpreter_bytes: Cell::default(),
             loaded: RefCell::new(Loading::Empty),
             free: RefCell::default(),
+            unseen: Cell::new(0),
             freed: Notify::new(),
             taken: Cell::new(0),
             attempts: RefCell::default(),
@@ -154,7 +157,11 @@ impl Worker {
         }
     }
 
-    pub fn state(&self) -> State {
+    pub async fn state(&self) -> State {
+        // Whoever had an answer finds what came of it.
+        while self.unseen.get() > 0 {
+            tokio::task::yield_now().await;
+        }
         let attempts = self.attempts.borrow();
         let (ended, running): (Vec<_>, Vec<_>) =
             attempts.iter().partition(|(_, entry)| entry.ended.borrow().is_some());
@@ -325,9 +332,11 @@ impl Worker {
         // Whoever hears of the end may ask for another, which then waits until the slot is ready.
         self.taken.set(self.taken.get() - 1);
         report.send_replace(Some(outcome));
-        // The answer is on its way; from here on it is about the next execution.
+        // From here on it is about the next execution, and the answer goes first.
         let worker = self.clone();
+        self.unseen.set(self.unseen.get() + 1);
         tokio::task::spawn_local(async move {
+            tokio::task::yield_now().await;
             let fate = match ran.retire {
                 Some(reason) => Err(reason),
                 None => process.inspect(
@@ -336,6 +345,7 @@ impl Worker {
                     worker.settings.max_executions_per_slot,
                 ),
             };
+            worker.unseen.set(worker.unseen.get() - 1);
             let process = match fate {
                 Ok(()) => process,
                 Err(reason) => worker.replace(&mut place, process, reason).await,
@@ -358,7 +368,7 @@ impl Worker {
             }
         };
         let stale = fresh && slot.process.runs > 0;
-        if stale || !slot.process.is_quiet(&slot.place.group) {
+        if stale || !slot.process.is_quiet(&slot.place) {
             let reason = if stale { "fresh" } else { "not_quiet" };
             slot.process = self.replace(&mut slot.place, slot.process, reason).await;
         }
@@ -375,7 +385,6 @@ impl Worker {
     }
 
     fn set_free(&self, mut slot: Slot) {
-        slot.process.set_aside();
         slot.place.begin_count();
         self.free.borrow_mut().push(slot);
         self.freed.notify_one();
@@ -389,7 +398,7 @@ impl Worker {
                 let mut free = self.free.borrow_mut();
                 let all = std::mem::take(&mut *free);
                 let (quiet, restless) =
-                    all.into_iter().partition(|slot| slot.process.is_quiet(&slot.place.group));
+                    all.into_iter().partition(|slot| slot.process.is_quiet(&slot.place));
                 *free = quiet;
                 restless
             };
