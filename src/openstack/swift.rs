@@ -1,11 +1,14 @@
 //! Objects in Swift.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use osauth_reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use osauth_reqwest::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED,
+};
 use osauth_reqwest::{Body, Method, Response, Url};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -50,6 +53,33 @@ impl Swift {
     pub async fn head_object(&self, container: &str, object: &str) -> Result<ObjectInfo> {
         let answer = self.send(Method::HEAD, container, object, PATIENCE, |request| request).await?;
         info(answer.headers())
+    }
+
+    /// How long ago an object was written, by the clock of whoever answers.
+    pub async fn object_age(&self, container: &str, object: &str) -> Result<Duration> {
+        let answer = self.send(Method::HEAD, container, object, PATIENCE, |request| request).await?;
+        let time = |name: HeaderName| {
+            let value = answer.headers().get(name)?.to_str().ok()?;
+            httpdate::parse_http_date(value).ok()
+        };
+        let Some((now, written)) = time(DATE).zip(time(LAST_MODIFIED)) else {
+            return Err(Error::unavailable(SWIFT, "it does not say when the object was written"));
+        };
+        // Swift rounds the second up.
+        Ok(now.duration_since(written).unwrap_or_default())
+    }
+
+    /// The names of a container's objects. One that was written just now may be missing.
+    pub async fn list_objects(&self, container: &str) -> Result<BTreeSet<String>> {
+        if !named(container) || container.contains('/') {
+            return Err(Error::NotFound);
+        }
+        let cloud = openstack::Cloud::from(self.session.inner().clone());
+        let listing = async {
+            let objects = cloud.find_objects(container).into_stream().await?;
+            objects.map_ok(|object| object.name().clone()).try_collect().await
+        };
+        within(listing).await?.map_err(|error| Error::of_session(SWIFT, error))
     }
 
     /// The object's content as it arrives. `info` is known before the first byte.

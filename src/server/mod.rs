@@ -104,7 +104,7 @@ pub async fn serve(config: Config) -> Result<()> {
     db.ensure_current().await?;
     let store = store(&config, keystone.as_ref(), &metrics).await?;
     let (lock, node) = Node::prepare(&config, keystone.as_ref(), &metrics).await?;
-    forget_packages(&config, &db).await?;
+    forget_packages(&config, &db, &store).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 
     let quotas = Quotas::new(&config, keystone.as_ref());
@@ -132,7 +132,7 @@ pub async fn api(config: Config) -> Result<()> {
     let authenticator = Authenticator::new(&config, keystone.clone())?;
     let db = shared_database(&config).await?;
     let store = store(&config, keystone.as_ref(), &metrics).await?;
-    forget_packages(&config, &db).await?;
+    forget_packages(&config, &db, &store).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
     let (remote, writer) = Remote::new(&config, db.clone(), Quotas::new(&config, keystone.as_ref()))?;
     // Whoever hands it something waits until that is committed, so that nothing is left at the end.
@@ -220,19 +220,25 @@ async fn store(
 }
 
 /// Removes packages that an earlier process kept and then wrote no row for, or whose rows it removed and
-/// then not them. With a server's database others may be between the two at this moment, though not for long.
-async fn forget_packages(config: &Config, db: &Db) -> Result<()> {
-    let storage = &config.storage;
-    if storage.driver != StorageDriver::Local {
-        return Ok(());
-    }
-    let age = if db::is_file(&config.database)? { Duration::ZERO } else { UNDER_WAY };
+/// then not them. Where packages or rows are shared, others may be between the two at this moment, though not
+/// for long.
+async fn forget_packages(config: &Config, db: &Db, store: &Arc<dyn PackageStore>) -> Result<()> {
+    let is_local = config.storage.driver == StorageDriver::Local;
+    let age = if is_local && db::is_file(&config.database)? { Duration::ZERO } else { UNDER_WAY };
     let needed = db::functions::list_digests(db.reader()).await?;
-    let store = LocalStore::open(&storage.file_system_dir, storage.max_package_bytes).await?;
-    match store.sweep(needed, age).await {
-        Ok(0) => {}
-        Ok(packages) => tracing::info!(packages, "packages that nothing needs were removed"),
-        Err(error) => tracing::warn!(error = %Chain(&error), "packages that nothing needs stay for now"),
+    let store = store.clone();
+    let sweeping = async move {
+        match store.sweep(needed, age).await {
+            Ok(0) => {}
+            Ok(packages) => tracing::info!(packages, "packages that nothing needs were removed"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "packages that nothing needs stay for now"),
+        }
+    };
+    // Nobody waits for a cloud that is slow or away, nor is anything lost where this ends half way.
+    if is_local {
+        sweeping.await
+    } else {
+        drop(tokio::spawn(sweeping))
     }
     Ok(())
 }

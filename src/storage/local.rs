@@ -33,37 +33,6 @@ impl LocalStore {
         digests.into_iter().filter(|digest| !is_there(digest)).collect()
     }
 
-    /// Removes packages that nobody needs and that were kept longer than `age` ago: a process that ended
-    /// between keeping one and writing down who needs it left them. Says how many.
-    ///
-    /// Only where this is plainly the directory of who asks: it has all that is needed, and that is
-    /// something. To a service that was given another's directory, or an empty database, all would be in vain.
-    pub async fn sweep(&self, needed: BTreeSet<String>, age: Duration) -> Result<usize> {
-        let directory = self.directory.clone();
-        blocking(move || {
-            if needed.is_empty() || !Self::missing(&directory, needed.iter().cloned()).is_empty() {
-                return Ok(0);
-            }
-            let mut removed = 0;
-            for group in fs::read_dir(directory)?.flatten().filter(|entry| entry.path().is_dir()) {
-                for entry in fs::read_dir(group.path())?.flatten() {
-                    let name = entry.file_name().to_string_lossy().into_owned();
-                    if !is_digest(&name) || needed.contains(&name) {
-                        continue;
-                    }
-                    // One from the future was kept just now, by a clock that was wrong.
-                    let kept = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
-                    if kept >= age {
-                        fs::remove_file(entry.path())?;
-                        removed += 1;
-                    }
-                }
-            }
-            Ok(removed)
-        })
-        .await
-    }
-
     /// The place of a package; `None` for what is no digest.
     fn place(&self, digest: &str) -> Option<PathBuf> {
         is_digest(digest).then(|| self.directory.join(&digest[..2]).join(digest))
@@ -109,6 +78,32 @@ impl PackageStore for LocalStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             done => Ok(done?),
         }
+    }
+
+    async fn sweep(&self, needed: BTreeSet<String>, age: Duration) -> Result<usize> {
+        let directory = self.directory.clone();
+        blocking(move || {
+            if needed.is_empty() || !Self::missing(&directory, needed.iter().cloned()).is_empty() {
+                return Ok(0);
+            }
+            let mut removed = 0;
+            for group in fs::read_dir(directory)?.flatten().filter(|entry| entry.path().is_dir()) {
+                for entry in fs::read_dir(group.path())?.flatten() {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    if !is_digest(&name) || needed.contains(&name) {
+                        continue;
+                    }
+                    // One from the future was kept just now, by a clock that was wrong.
+                    let kept = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+                    if kept >= age {
+                        fs::remove_file(entry.path())?;
+                        removed += 1;
+                    }
+                }
+            }
+            Ok(removed)
+        })
+        .await
     }
 }
 

@@ -10,6 +10,9 @@ mod local;
 mod swift;
 mod upload;
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
 
@@ -58,6 +61,12 @@ pub trait PackageStore: Send + Sync + 'static {
     async fn open(&self, digest: &str) -> Result<Content>;
     /// Deletes a package. Deleting one that is gone already succeeds; who has it open may read on.
     async fn delete(&self, digest: &str) -> Result<()>;
+    /// Removes packages that nobody needs and that were kept longer than `age` ago: a process that ended
+    /// between keeping one and writing down who needs it left them. Says how many.
+    ///
+    /// Only where this is plainly the store of who asks: it has all that is needed, and that is something.
+    /// To a service that was given another's store, or an empty database, all would be in vain.
+    async fn sweep(&self, needed: BTreeSet<String>, age: Duration) -> Result<usize>;
 }
 
 /// Whether this is a package's name. What is none might lead elsewhere.

@@ -1,5 +1,7 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{TryStreamExt, stream};
@@ -108,5 +110,32 @@ impl PackageStore for SwiftStore {
             async move { session.swift().delete_object(&container, &digest).await }
         };
         self.keystone.as_service(delete).await.map_err(Error::Unavailable)
+    }
+
+    async fn sweep(&self, needed: BTreeSet<String>, age: Duration) -> Result<usize> {
+        let sweep = |session: openstack::Session| {
+            let (needed, container) = (needed.clone(), self.container.clone());
+            async move {
+                let swift = session.swift();
+                let kept = swift.list_objects(&container).await?;
+                if needed.is_empty() || !needed.is_subset(&kept) {
+                    return Ok(0);
+                }
+                let mut removed = 0;
+                for name in kept.difference(&needed).filter(|name| is_digest(name)) {
+                    match swift.object_age(&container, name).await {
+                        Ok(since) if since >= age => {
+                            swift.delete_object(&container, name).await?;
+                            removed += 1;
+                        }
+                        // A list of Swift's goes on naming for a while what was removed.
+                        Ok(_) | Err(openstack::Error::NotFound) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(removed)
+            }
+        };
+        self.keystone.as_service(sweep).await.map_err(Error::Unavailable)
     }
 }

@@ -132,11 +132,7 @@ impl Place {
 
     /// What the execution took that ends now.
     pub fn account(&self) -> Account {
-        Account {
-            cpu_us: self.used_us(),
-            peak_memory_bytes: self.group.peak_bytes(),
-            ..Account::default()
-        }
+        Account { cpu_us: self.used_us(), peak_memory_bytes: self.group.peak_bytes(), ..Account::default() }
     }
 
     /// Whether the kernel refused the execution a process or a thread.

@@ -397,8 +397,7 @@ impl Worker {
             let restless: Vec<Slot> = {
                 let mut free = self.free.borrow_mut();
                 let all = std::mem::take(&mut *free);
-                let (quiet, restless) =
-                    all.into_iter().partition(|slot| slot.process.is_quiet(&slot.place));
+                let (quiet, restless) = all.into_iter().partition(|slot| slot.process.is_quiet(&slot.place));
                 *free = quiet;
                 restless
             };

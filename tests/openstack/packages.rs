@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use md5::{Digest, Md5};
 use sha2::Sha256;
@@ -135,15 +136,42 @@ async fn keeps_its_promises(fixture: Fixture) {
     }
 }
 
+/// What a process left that ended before it wrote down who needs a package.
+async fn forgets_what_nobody_needs(fixture: Fixture) {
+    let Fixture { store, .. } = &fixture;
+    let (needed, unused) = (fixture.keep(&noise(1000)).await, fixture.keep(&noise(2000)).await);
+    let sweep = async |needed: &[&String], age: u64| {
+        let needed = needed.iter().map(|digest| (*digest).clone()).collect();
+        store.sweep(needed, Duration::from_secs(age)).await.unwrap()
+    };
+    // Of an empty database, of another's, and of what may be under way.
+    let foreign = "0".repeat(64);
+    assert_eq!(sweep(&[], 0).await, 0);
+    assert_eq!(sweep(&[&needed, &foreign], 0).await, 0);
+    assert_eq!(sweep(&[&needed], 3600).await, 0);
+    fixture.read(&unused).await;
+    // A list of Swift's may be a moment behind.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while sweep(&[&needed], 0).await == 0 {
+        assert!(Instant::now() < deadline, "nothing was removed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(matches!(store.open(&unused).await, Err(Error::NotFound)));
+    fixture.read(&needed).await;
+    store.delete(&needed).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_directory_keeps_packages() {
     keeps_its_promises(local().await).await;
+    forgets_what_nobody_needs(local().await).await;
 }
 
 #[tokio::test]
 async fn a_container_of_swift_keeps_packages() {
     let cloud = Cloud::open();
     keeps_its_promises(swift(cloud.ours().keystone, &container()).await).await;
+    forgets_what_nobody_needs(swift(cloud.ours().keystone, &container()).await).await;
 }
 
 #[tokio::test]
@@ -174,6 +202,9 @@ async fn objects_are_named_by_their_digests_and_nothing_stays_on_the_machine() {
     // A machine that has never seen it reads it as well.
     let elsewhere = swift(keystone.clone(), &container).await;
     assert!(elsewhere.read(&digest).await == bytes);
+    // Nor is it one that nobody needs.
+    elsewhere.store.sweep([digest.clone()].into(), Duration::ZERO).await.unwrap();
+    assert_eq!(head(&keystone, &container, "secret").await.unwrap().bytes, 1);
     elsewhere.store.delete(&digest).await.unwrap();
     assert!(matches!(head(&keystone, &container, &digest).await, Err(openstack::Error::NotFound)));
 }
