@@ -118,33 +118,23 @@ fn read_again<T: DeserializeOwned + Serialize>(data: &[u8]) {
 }
 
 #[cfg(test)]
+const CORPUS: &str = "../fuzz/corpus";
+#[cfg(test)]
+#[path = "../../fuzz/near.rs"]
+mod near;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Every file of a directory of the corpus.
-    fn corpus(target: &str) -> Vec<Vec<u8>> {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-        let files =
-            fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
-        let read: Vec<_> = files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
-        assert!(!read.is_empty(), "{} is empty", directory.display());
-        read
+    #[test]
+    fn packages_near_the_corpus_keep_to_their_directory() {
+        near::feed("package", |data| package(data, tempfile::tempdir().unwrap().path()));
     }
 
     #[test]
-    fn packages_of_the_corpus_keep_to_their_directory() {
-        for (number, data) in corpus("package").into_iter().enumerate() {
-            let name = format!("taibai-corpus-{}-{number}", std::process::id());
-            let root = std::env::temp_dir().join(name);
-            fs::create_dir(&root).unwrap();
-            package(&data, &root);
-            fs::remove_dir_all(&root).unwrap();
-        }
-    }
-
-    #[test]
-    fn messages_of_the_corpus_are_read_or_refused() {
-        corpus("slot_messages").iter().for_each(|data| slot_messages(data));
-        corpus("engine_messages").iter().for_each(|data| engine_messages(data));
+    fn messages_near_the_corpus_are_read_or_refused() {
+        near::feed("slot_messages", slot_messages);
+        near::feed("engine_messages", engine_messages);
     }
 }
