@@ -206,6 +206,57 @@ async fn each_limit_is_told_by_a_reason_of_its_own_where_a_function_is_an_image(
     service.stop_clean().await;
 }
 
+/// What an image gets is its container's as a whole, interpreter and files in memory included.
+const USES: &str = r#"
+import os, sys, time
+def memory(): print(len(bytearray(80 << 20)))
+def busy():
+    begin, used = time.monotonic(), time.process_time()
+    while time.monotonic() < begin + 4: pass
+    print((time.process_time() - used) / (time.monotonic() - begin))
+def scratch():
+    with open('/tmp/full', 'wb', buffering=0) as file:
+        for _ in range(100): file.write(b'x' * (1 << 20))
+globals()[sys.argv[1]]()
+"#;
+
+#[tokio::test]
+async fn an_image_has_its_memory_its_share_of_the_processor_and_its_scratch_space_and_no_more() {
+    let image = Image::python("uses", "", USES);
+    let service =
+        Service::start(&[&OPTIONS[..], &[("resource_limits.max_memory", "268435456")]].concat()).await;
+    let function = async |memory: u32, cpu: u32| {
+        let fields = [("timeout", json!(60)), ("cpu", json!(cpu)), ("memory_size", json!(memory << 20))];
+        images::function(&service, &image, &fields).await
+    };
+    let run = async |function: &str, what: &str| {
+        let ended = service.execute("demo", function, what).await;
+        let log = service.execution_log("demo", ended["id"].as_str().unwrap()).await;
+        (ended, log)
+    };
+    for (memory, reason) in [(96, Value::Null), (32, json!("out_of_memory"))] {
+        let (ended, log) = run(&function(memory, 1000).await, "memory").await;
+        assert_eq!(ended["reason"], reason, "{memory} MiB: {ended} {log}");
+    }
+    for cpu in [100, 200, 500] {
+        let share = f64::from(cpu) / 1000.0;
+        let function = function(64, cpu).await;
+        let mut shares: Vec<f64> = Vec::new();
+        // As in a worker: never more, and less only where the machine is busy with other things.
+        while !shares.iter().any(|found| *found >= share * 0.9) && shares.len() < 3 {
+            let (ended, log) = run(&function, "busy").await;
+            shares.push(log.trim().parse().unwrap_or_else(|_| panic!("{ended} {log}")));
+            assert!(shares.iter().all(|found| *found <= share * 1.1), "{cpu}: {shares:?}");
+        }
+        assert!(shares.iter().any(|found| *found >= share * 0.9), "{cpu}: {shares:?}");
+    }
+    // `/tmp` has `[images] tmp_bytes`.
+    let (ended, log) = run(&function(256, 1000).await, "scratch").await;
+    assert_eq!(ended["reason"], "scratch_full", "{ended}");
+    assert!(log.contains("[Errno 28] No space left on device"), "{log}");
+    service.stop_clean().await;
+}
+
 #[tokio::test]
 async fn an_input_that_is_too_large_is_refused_with_the_limit() {
     let service = Service::start(&[("api.max_body_bytes", "20000")]).await;
