@@ -15,6 +15,7 @@ use taibai::model::{EngineId, Timestamp, engine};
 use crate::operations::{Load, doubtful, each_ran_once, upgrade_check_as};
 use crate::own::OwnDatabase;
 use crate::service::{Home, Service, eventually, output, result};
+use crate::waiting;
 
 const COUNT: &str = r#"
 import os, time
@@ -120,6 +121,18 @@ async fn an_api_and_an_engine_run_functions_and_end_in_good_order() {
     let waiting = api.accept("demo", &function, "").await;
     let engine = site.engine("two", &[]).await;
     assert_eq!(api.ended("demo", &waiting).await["status"], "success");
+    api.stop_clean().await;
+    engine.stop_clean().await;
+}
+
+#[tokio::test]
+async fn a_call_of_more_than_a_minute_is_answered_by_an_engine_elsewhere() {
+    let site = Site::new();
+    let engine = site.engine("one", &[]).await;
+    let api = site.api(&[]).await;
+    let runtime = api.runtime().await;
+    let function = api.function("demo", &runtime, waiting::SLEEPS, &[("timeout", "300")]).await;
+    waiting::is_answered(&api, &function, waiting::long()).await;
     api.stop_clean().await;
     engine.stop_clean().await;
 }

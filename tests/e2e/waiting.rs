@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::service::{Service, eventually, output};
 
-const SLEEPS: &str = r#"
+pub const SLEEPS: &str = r#"
 import time
 def main(context=None, seconds=0):
     print('begins', flush=True)
@@ -16,22 +16,26 @@ def main(context=None, seconds=0):
     return seconds
 "#;
 
-/// Beyond what servers, proxies and connections usually wait: 5, 30 and 60 seconds.
-const LONG: u64 = 65;
+/// Beyond what servers, proxies and connections usually wait, which is 5, 30 and 60 seconds; or as many
+/// seconds as `TAIBAI_TEST_LONG` says, up to the 300 that a function may take.
+pub fn long() -> u64 {
+    std::env::var("TAIBAI_TEST_LONG").map_or(65, |seconds| seconds.parse().expect("a number of seconds"))
+}
+
+/// Calls a function that sleeps so long.
+pub async fn is_answered(service: &Service, function: &str, seconds: u64) {
+    let started = Instant::now();
+    let done = service.execute("demo", function, &json!({"seconds": seconds}).to_string()).await;
+    assert_eq!((&done["status"], output(&done)), (&json!("success"), json!(seconds)), "{done}");
+    assert!(started.elapsed() >= Duration::from_secs(seconds));
+}
 
 #[tokio::test]
 async fn a_call_of_more_than_a_minute_is_answered_and_a_caller_that_leaves_changes_nothing() {
     let service = Service::start(&[]).await;
     let runtime = service.runtime().await;
     let function = service.function("demo", &runtime, SLEEPS, &[("timeout", "300")]).await;
-    let long = async {
-        let started = Instant::now();
-        let input = json!({"seconds": LONG}).to_string();
-        let done = service.execute("demo", &function, &input).await;
-        assert_eq!((&done["status"], output(&done)), (&json!("success"), json!(LONG)), "{done}");
-        assert!(started.elapsed() >= Duration::from_secs(LONG));
-    };
-    tokio::join!(long, leave(&service, &function));
+    tokio::join!(is_answered(&service, &function, long()), leave(&service, &function));
     service.stop_clean().await;
 }
 
