@@ -7,9 +7,9 @@ use super::CORPUS;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Inputs for each reader; more where PROPTEST_CASES says so.
+/// Inputs for each reader, the same ones each time. Where PROPTEST_CASES says how many, they are others.
 const CASES: u32 = 20_000;
 /// Most bytes that are taken away or repeated at once.
 const PIECE: usize = 40;
@@ -113,7 +113,12 @@ pub fn feed(name: &str, reader: impl Fn(&[u8])) {
     let corpus = corpus(name);
     corpus.iter().for_each(|data| reader(data));
     let config = Config { failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new(Config { cases: config.cases.max(CASES), ..config });
+    let mut runner = if std::env::var_os("PROPTEST_CASES").is_some() {
+        TestRunner::new(config)
+    } else {
+        let always = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        TestRunner::new_with_rng(Config { cases: CASES, ..config }, always)
+    };
     let fed = runner.run(&near(corpus), |data| {
         reader(&data);
         Ok(())

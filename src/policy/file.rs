@@ -13,6 +13,17 @@ const NO_VALUE: &str = "has no value; write \"@\" for everybody or \"!\" for nob
 
 /// The rules of a file over the defaults, or in one line what is wrong with it: file, line, rule.
 pub fn read(name: &str, text: &str) -> Result<RuleSet, String> {
+    rules(name, text).map_err(|reason| {
+        // Names and checks may hold line breaks, as YAML writes them in quotes.
+        let shown = |char: char| match char.is_control() {
+            true => char.escape_default().to_string(),
+            false => char.to_string(),
+        };
+        reason.chars().map(shown).collect()
+    })
+}
+
+fn rules(name: &str, text: &str) -> Result<RuleSet, String> {
     let overrides = entries(name, text)?
         .into_iter()
         .map(|(rule, value)| {

@@ -157,7 +157,12 @@ fn negated<'a>(input: &mut Input<'a>) -> ModalResult<Node<'a>> {
     } else {
         alt((group, check)).parse_next(input)?
     };
-    Ok(if negations % 2 == 1 { Node::Not(Box::new(node)) } else { node })
+    Ok(match node {
+        node if negations % 2 == 0 => node,
+        // In parentheses.
+        Node::Not(node) => *node,
+        node => Node::Not(Box::new(node)),
+    })
 }
 
 fn check<'a>(input: &mut Input<'a>) -> ModalResult<Node<'a>> {
@@ -302,6 +307,7 @@ mod tests {
             ("not role:a and role:b", "(not role:a and role:b)"),
             ("NOT (role:a Or role:b)", "not (role:a or role:b)"),
             ("not not role:a", "role:a"),
+            ("not (not role:a)", "role:a"),
             ("((role:a))", "role:a"),
             (" ( role:a )and role:b", "(role:a and role:b)"),
             ("(project_id:%(project_id)s)", "project_id:%(project_id)s"),
