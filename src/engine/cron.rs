@@ -202,7 +202,7 @@ async fn resolve(db: &Db, job: &job::Model) -> Result<Target> {
 
 fn new_row(job: &job::Model, target: Target, engine: &config::Engine) -> execution::Model {
     let new = NewExecution {
-        id: ExecutionId::random(),
+        id: ExecutionId::next(),
         target,
         project_id: job.project_id.clone(),
         alias: job.function_alias.clone(),

@@ -56,6 +56,14 @@ macro_rules! id {
     };
 }
 
+impl ExecutionId {
+    /// A new one that sorts behind those before it: what is written one after the other is then side by side
+    /// in the key's index, however many there are. Part of it is random all the same.
+    pub fn next() -> Self {
+        Self(uuid::Uuid::now_v7().to_string())
+    }
+}
+
 id!(
     /// A Keystone project; opaque.
     ProjectId

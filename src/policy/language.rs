@@ -158,7 +158,7 @@ fn negated<'a>(input: &mut Input<'a>) -> ModalResult<Node<'a>> {
         alt((group, check)).parse_next(input)?
     };
     Ok(match node {
-        node if negations % 2 == 0 => node,
+        node if negations.is_multiple_of(2) => node,
         // In parentheses.
         Node::Not(node) => *node,
         node => Node::Not(Box::new(node)),

@@ -136,7 +136,7 @@ impl Executions {
         target.check_runnable(&self.db).await?;
         let quota = counted(&self.engine, &self.db, &caller.project_id, call.sync).await?;
         let new = NewExecution {
-            id: ExecutionId::random(),
+            id: ExecutionId::next(),
             target,
             project_id: caller.project_id.clone(),
             alias: call.reference.alias,

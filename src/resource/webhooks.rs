@@ -155,7 +155,7 @@ impl Webhooks {
         let sync = webhook.mode == WebhookMode::Sync;
         let quota = counted(&self.engine, &self.db, &webhook.project_id, sync).await?;
         let new = NewExecution {
-            id: ExecutionId::random(),
+            id: ExecutionId::next(),
             project_id: target.function.project_id.clone(),
             target,
             alias: webhook.function_alias,
