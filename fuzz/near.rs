@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use super::CORPUS;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use super::CORPUS;
 
 /// Inputs for each reader, the same ones each time. Where PROPTEST_CASES says how many, they are others.
 const CASES: u32 = 20_000;

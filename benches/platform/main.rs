@@ -146,7 +146,7 @@ struct Costs {
 }
 
 impl Costs {
-    /// Of the workers that there are now.
+    /// Of the workers that there are now; what starts later, because calls have to wait, is not counted.
     fn of(server: &Server) -> Self {
         let processes = [
             ("service", vec![server.pid()]),
