@@ -26,6 +26,10 @@ writes! {
     Begin,
     /// A synchronous one ends.
     End,
+    /// The end of a short one is noted beside the database's file, to be written later.
+    Note,
+    /// What was noted is written by the next start.
+    Replay,
     Claim,
     /// An asynchronous one ends.
     Finish,

@@ -147,7 +147,8 @@ section! {
         pub connection: String as "connection" = "sqlite:///var/lib/taibai/taibai.sqlite".to_owned();
         /// File that holds that URL instead; nobody else needs to read it.
         pub connection_file: PathBuf as "path" = PathBuf::new();
-        /// What a commit survives on SQLite: `process` or `power`. A server decides for itself.
+        /// What survives on SQLite once it was answered: the end of the process, or with `power` the loss of
+        /// power too, which makes each call wait for the disk. A server decides for itself.
         pub durability: Durability as "choice" = Durability::Process;
         /// Connections for reading and, with a server, as many for writing.
         pub max_connections: u32 as "number" = 4;

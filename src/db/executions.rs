@@ -1,7 +1,7 @@
 //! Executions. Every status moves by an update that names the status it comes from, and a running
 //! row by one that names its epoch too: the first writer wins and the second is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::OnceLock;
 
 use sea_orm::sea_query::{Expr, ExprTrait, Func, Query, Values};
@@ -10,7 +10,9 @@ use sea_orm::{
     ModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select, Statement, UpdateMany,
 };
 
-use super::{Filter, Page, Place, Result, execution_logs, functions, page, versions, within};
+use super::journal::End;
+use super::{Db, Filter, Page, Place, Result, execution_logs, functions, page, versions, within};
+use crate::crash_points::{Write, around};
 use crate::model::execution::{Column, Entity, Model};
 use crate::model::{
     EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, ProjectId, Scope, Timestamp, WorkerName,
@@ -90,6 +92,38 @@ pub fn additions(backend: DbBackend, rows: Vec<Model>, logs: Vec<execution_log::
         number => versions::counting(&function, number, by).build(backend),
     }));
     statements
+}
+
+/// What writes ends that were noted. Of one that has a row by then, or runs no more, it writes nothing.
+pub fn ends(backend: DbBackend, ends: &[End]) -> Vec<Statement> {
+    let whole = ends.iter().filter_map(|end| match end {
+        End::Whole { row, log } => Some(((**row).clone(), log.clone())),
+        End::Running { .. } => None,
+    });
+    let (rows, logs) = whole.unzip();
+    let mut statements = additions(backend, rows, logs);
+    for end in ends {
+        if let End::Running { id, epoch, outcome } = end {
+            statements.extend(finishing(backend, id, *epoch, outcome));
+        }
+    }
+    statements
+}
+
+/// Writes ends that were noted, though some may be written already. For the one process that has the database.
+pub async fn write_again(db: &Db, mut noted: Vec<End>) -> Result<()> {
+    while !noted.is_empty() {
+        let mut group = noted.split_off(noted.len().saturating_sub(INSERT_ROWS));
+        let mut there = HashSet::new();
+        for end in &group {
+            if matches!(end, End::Whole { .. }) && find(db.reader(), end.id(), &Scope::All).await?.is_some() {
+                there.insert(end.id().clone());
+            }
+        }
+        group.retain(|end| !there.contains(end.id()));
+        around(Write::Replay, db.commit_all(ends(db.backend(), &group))).await?;
+    }
+    Ok(())
 }
 
 pub async fn find(db: &impl ConnectionTrait, id: &ExecutionId, scope: &Scope) -> Result<Option<Model>> {

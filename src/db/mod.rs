@@ -6,8 +6,8 @@
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use migration::Migrator;
@@ -38,6 +38,7 @@ pub mod executions;
 pub mod functions;
 pub mod imports;
 pub mod jobs;
+pub mod journal;
 pub mod qinling;
 pub mod quotas;
 pub mod recent;
@@ -58,6 +59,7 @@ pub use error::{Error, Result};
 pub use filter::Filter;
 #[cfg(any(test, feature = "fuzz"))]
 pub use filter::fuzz_filter;
+use journal::Journal;
 pub use page::{Key, Listed, Page, Place};
 pub use recent::Changes;
 use recent::{Forgets, Recent};
@@ -93,9 +95,28 @@ pub struct Db {
     /// On SQLite one connection: writers queue for it here, in order, instead of finding the file
     /// locked. Elsewhere a pool.
     writer: DatabaseConnection,
-    reader: DatabaseConnection,
+    reader: Reader,
     commits: Arc<AtomicU64>,
     recent: Recent,
+    journal: Noted,
+}
+
+/// What was noted and is not in the tables yet. A file's alone, and only once somebody is there who writes it.
+#[derive(Debug, Clone, Default)]
+struct Noted {
+    journal: Arc<OnceLock<Journal>>,
+    /// Whether it is for who writes it, and waits for nobody.
+    is_own: bool,
+}
+
+impl Noted {
+    async fn settled(&self) {
+        if !self.is_own
+            && let Some(journal) = self.journal.get()
+        {
+            journal.settled().await;
+        }
+    }
 }
 
 impl Db {
@@ -143,8 +164,14 @@ impl Db {
             }
             Address::Server(url) => server::connect(&url, config.max_connections).await?,
         };
-        let recent = Recent::new(writer.get_database_backend() == DbBackend::Sqlite);
-        Ok(Self { writer, reader, commits: Arc::default(), recent })
+        let is_file = writer.get_database_backend() == DbBackend::Sqlite;
+        Ok(Self::new(writer, reader, is_file))
+    }
+
+    fn new(writer: DatabaseConnection, reader: DatabaseConnection, is_file: bool) -> Self {
+        let journal = Noted::default();
+        let reader = Reader { connection: reader, journal: journal.clone() };
+        Self { writer, reader, commits: Arc::default(), recent: Recent::new(is_file), journal }
     }
 
     /// Connects to what is there, and changes nothing: neither SQLite's file nor what is beside it.
@@ -170,12 +197,46 @@ impl Db {
             options.filename(&path).read_only(true).immutable(is_alone).busy_timeout(PATIENCE)
         });
         let reader = sea_orm::Database::connect(options).await?;
-        let recent = Recent::new(true);
-        Ok(Self { writer: reader.clone(), reader, commits: Arc::default(), recent })
+        Ok(Self::new(reader.clone(), reader, true))
+    }
+
+    /// Has ends of executions noted beside the file before they are committed, where the configuration asks for no
+    /// more than that promises; and writes those that a process left there that died. For the one process that
+    /// has the file, before it does anything else. Nothing to do for a server's database.
+    pub async fn open_journal(&self, config: &config::Database) -> Result<()> {
+        let Some(file) = file_of(config)? else { return Ok(()) };
+        let failed = |source| {
+            let file = file.display();
+            Error::Config(format!(
+                "[database] connection: the journal beside {file} cannot be used: {source}"
+            ))
+        };
+        let (journal, left) = Journal::open(&file).map_err(failed)?;
+        if !left.is_empty() {
+            tracing::info!(ends = left.len(), "ends of executions that a process had noted are written");
+            executions::write_again(self, left).await?;
+        }
+        journal.clear().map_err(failed)?;
+        if config.durability == config::Durability::Process {
+            self.journal.journal.set(journal).expect("it is opened once");
+        }
+        Ok(())
+    }
+
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.journal.get()
+    }
+
+    /// For who writes what is in the journal: whatever else asks waits for that.
+    pub fn behind_journal(&self) -> Self {
+        let mut db = self.clone();
+        db.journal.is_own = true;
+        db.reader.journal.is_own = true;
+        db
     }
 
     /// For queries that write nothing; the database refuses others here.
-    pub fn reader(&self) -> &DatabaseConnection {
+    pub fn reader(&self) -> &Reader {
         &self.reader
     }
 
@@ -184,7 +245,12 @@ impl Db {
     /// Not while holding a transaction: on SQLite both need the one connection that writes, and
     /// the wait ends with an error.
     pub fn writer(&self) -> Writer<'_> {
-        Writer { connection: &self.writer, commits: &self.commits, recent: &self.recent }
+        Writer {
+            connection: &self.writer,
+            commits: &self.commits,
+            recent: &self.recent,
+            journal: &self.journal,
+        }
     }
 
     /// Begins a transaction for writing; dropped without [`Transaction::commit`] it leaves nothing.
@@ -194,6 +260,7 @@ impl Db {
     /// locks nothing: what is written from what was read needs [`functions::find_for_update`], or
     /// an update that names what it changes.
     pub async fn begin(&self) -> Result<Transaction> {
+        self.journal.settled().await;
         let inner = self
             .writer
             .begin_with_options(TransactionOptions {
@@ -231,7 +298,7 @@ impl Db {
     /// for a server's database.
     pub async fn fold_log(&self) {
         if self.is_file() {
-            file::fold(&self.reader, &self.commits).await;
+            file::fold(&self.reader.connection, &self.commits).await;
         }
     }
 
@@ -280,7 +347,7 @@ impl Db {
     /// Which migrations the database has, beside those of this program. Writes nothing.
     pub async fn schema(&self) -> Result<Schema> {
         let table = Migrator::migration_table_name();
-        let applied = match SchemaManager::new(&self.reader).has_table(table.to_string()).await? {
+        let applied = match SchemaManager::new(&self.reader.connection).has_table(table.to_string()).await? {
             true => {
                 let names = Query::select().column(Alias::new("version")).from(table).to_owned();
                 let rows = self.reader.query_all(&names).await?;
@@ -326,7 +393,8 @@ impl Db {
 
     /// Waits until the connections are closed; SQLite then folds its log into the file.
     pub async fn close(&self) -> Result<()> {
-        self.reader.close_by_ref().await?;
+        self.journal.settled().await;
+        self.reader.connection.close_by_ref().await?;
         Ok(self.writer.close_by_ref().await?)
     }
 }
@@ -352,12 +420,47 @@ fn connect_options(url: String, connections: u32) -> ConnectOptions {
     options
 }
 
+/// Reads what is in the tables and what was noted by then.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    connection: DatabaseConnection,
+    journal: Noted,
+}
+
+#[async_trait::async_trait]
+impl ConnectionTrait for Reader {
+    fn get_database_backend(&self) -> DbBackend {
+        self.connection.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.journal.settled().await;
+        self.connection.execute_raw(statement).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.journal.settled().await;
+        self.connection.execute_unprepared(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.journal.settled().await;
+        self.connection.query_one_raw(statement).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.journal.settled().await;
+        self.connection.query_all_raw(statement).await
+    }
+}
+
 /// Writes statement by statement and counts each as the commit that it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Writer<'a> {
     connection: &'a DatabaseConnection,
     commits: &'a AtomicU64,
     recent: &'a Recent,
+    journal: &'a Noted,
 }
 
 impl Writer<'_> {
@@ -395,20 +498,24 @@ impl ConnectionTrait for Writer<'_> {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.journal.settled().await;
         crash_points::expect_name(&statement.sql);
         self.count(true, self.connection.execute_raw(statement).await)
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.journal.settled().await;
         self.count(true, self.connection.execute_unprepared(sql).await)
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.journal.settled().await;
         self.note(&statement);
         self.count(writes(&statement), self.connection.query_one_raw(statement).await)
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.journal.settled().await;
         self.note(&statement);
         self.count(writes(&statement), self.connection.query_all_raw(statement).await)
     }

@@ -3,7 +3,9 @@
 //! One task writes. Whatever waits when it is free goes into one transaction, so the more there is
 //! to write the cheaper each becomes, and a lone end is written at once. The start of a synchronous
 //! execution is handed over and not awaited: it lingers for a moment, so that a short call becomes
-//! one insert of a finished row, and a long one gets a row that says `running`.
+//! one insert of a finished row, and a long one gets a row that says `running`. Where the database has
+//! a [journal](crate::db::journal), the end of such a short call is noted there, which is all that its
+//! caller waits for.
 //!
 //! The channel is bounded. Where the database is slower than what is asked of it, callers wait for a
 //! place in it: executions then take longer, and nothing piles up in memory.
@@ -15,8 +17,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::crash_points::{self, Write};
+use crate::crash_points::{self, Write, around};
 use crate::db::executions::Moved;
+use crate::db::journal::{End, Journal};
 use crate::db::{self, Db};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -32,6 +35,12 @@ const LINGER: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_millis(10);
 /// Most messages of one transaction.
 const BATCH: usize = 256;
+/// Until noted ends that could not be written are tried again.
+const REFUSED: Duration = Duration::from_millis(500);
+/// Noted ends of one transaction, by whether they have a row: of groups up to this size all statements are kept
+/// prepared.
+const WHOLE: usize = 16;
+const RUNNING: usize = 8;
 /// Messages that wait for the writer.
 const BACKLOG: usize = 1024;
 /// Pauses before a row that could not be written is tried again, where trying may help.
@@ -43,6 +52,7 @@ type Reply<T> = oneshot::Sender<db::Result<T>>;
 /// The sending end; clones share the writer, which ends when the last is dropped.
 #[derive(Debug, Clone)]
 pub struct Recorder {
+    db: Db,
     messages: mpsc::Sender<Message>,
     starts: Arc<Starts>,
 }
@@ -52,7 +62,7 @@ pub struct Recorder {
 #[derive(Debug, Default)]
 struct Starts {
     lingering: Mutex<Lingering>,
-    /// There is something again.
+    /// There is something again, here or in the journal.
     begun: Notify,
 }
 
@@ -78,13 +88,13 @@ impl Starts {
         }
     }
 
-    /// The execution has ended: its end says that it started.
-    fn forget(&self, id: &ExecutionId) {
-        self.lock().rows.remove(id);
+    /// The execution has ended: its end says that it started. Whether nobody has written or writes that.
+    fn forget(&self, id: &ExecutionId) -> bool {
+        self.lock().rows.remove(id).is_some()
     }
 
-    /// Those that waited long enough, and whether to look again.
-    fn take_due(&self, now: Instant) -> (Vec<execution::Model>, bool) {
+    /// Those that waited long enough.
+    fn take_due(&self, now: Instant) -> Vec<execution::Model> {
         let mut lingering = self.lock();
         let mut due = Vec::new();
         while lingering.since.front().is_some_and(|(since, _)| now - *since >= LINGER) {
@@ -92,17 +102,39 @@ impl Starts {
             due.extend(lingering.rows.remove(&id));
         }
         lingering.is_watched = !lingering.since.is_empty();
-        (due, lingering.is_watched)
+        due
     }
 }
 
 #[derive(Debug)]
 enum Message {
-    Accept { row: Box<execution::Model>, queue: Option<Queue>, reply: Reply<Accepted> },
-    Claim { claim: Claim, reply: Reply<Option<i64>> },
-    End { row: Box<execution::Model>, outcome: Box<Outcome>, reply: Reply<bool> },
-    Finish { id: ExecutionId, epoch: i64, outcome: Box<Outcome>, reply: Reply<bool> },
-    Dismiss { id: ExecutionId, outcome: Box<Outcome>, reply: Reply<bool> },
+    Accept {
+        row: Box<execution::Model>,
+        queue: Option<Queue>,
+        reply: Reply<Accepted>,
+    },
+    Claim {
+        claim: Claim,
+        reply: Reply<Option<i64>>,
+    },
+    End {
+        row: Box<execution::Model>,
+        outcome: Box<Outcome>,
+        reply: Reply<bool>,
+    },
+    /// An end of which it is known that it has no row.
+    Insert(Item),
+    Finish {
+        id: ExecutionId,
+        epoch: i64,
+        outcome: Box<Outcome>,
+        reply: Reply<bool>,
+    },
+    Dismiss {
+        id: ExecutionId,
+        outcome: Box<Outcome>,
+        reply: Reply<bool>,
+    },
 }
 
 /// Whether an execution was accepted, or why its project may have no more.
@@ -125,7 +157,8 @@ impl Recorder {
     pub fn start(db: Db) -> (Self, impl Future<Output = ()> + Send) {
         let (messages, receiver) = mpsc::channel(BACKLOG);
         let starts = Arc::<Starts>::default();
-        (Self { messages, starts: starts.clone() }, Writer::new(db, starts).run(receiver))
+        let writer = Writer::new(db.behind_journal(), starts.clone());
+        (Self { db, messages, starts }, writer.run(receiver))
     }
 
     /// Commits an execution that is to be run later, if its project may have another; without a queue it
@@ -149,14 +182,41 @@ impl Recorder {
     /// Writes the end of a synchronous execution, and the row if there is none yet. `false` where
     /// others have ended it.
     pub async fn end(&self, row: execution::Model, outcome: Outcome) -> Result<bool> {
-        let (row, outcome) = (Box::new(row), Box::new(outcome));
-        self.ask(|reply| Message::End { row, outcome, reply }).await
+        if !self.starts.forget(&row.id) {
+            let (row, outcome) = (Box::new(row), Box::new(outcome));
+            return self.ask(|reply| Message::End { row, outcome, reply }).await;
+        }
+        // It has no row, so that nobody else can have ended it.
+        let (row, log) = ended(Box::new(row), outcome);
+        match self.note(End::Whole { row, log }).await {
+            Err(End::Whole { row, log }) => {
+                self.ask(|reply| Message::Insert(Item::end(row, log, reply))).await
+            }
+            _ => Ok(true),
+        }
     }
 
     /// Writes the end of an execution that runs under `epoch`; `false` where it no longer does.
+    ///
+    /// With a journal it is noted, and the row decides later: `true` then says that this end will be known.
     pub async fn finish(&self, id: ExecutionId, epoch: i64, outcome: Outcome) -> Result<bool> {
         let outcome = Box::new(outcome);
-        self.ask(|reply| Message::Finish { id, epoch, outcome, reply }).await
+        match self.note(End::Running { id, epoch, outcome }).await {
+            Err(End::Running { id, epoch, outcome }) => {
+                self.ask(|reply| Message::Finish { id, epoch, outcome, reply }).await
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Notes an end, or gives it back to be committed.
+    async fn note(&self, end: End) -> Result<(), End> {
+        let Some(journal) = self.db.journal() else { return Err(end) };
+        let is_first = around(Write::Note, async { journal.note(end) }).await?;
+        if is_first {
+            self.starts.begun.notify_one();
+        }
+        Ok(())
     }
 
     /// Ends an execution that nobody has claimed; `false` where somebody has.
@@ -201,6 +261,10 @@ enum Item {
 }
 
 impl Item {
+    fn end(row: Box<execution::Model>, log: execution_log::Model, reply: Reply<bool>) -> Self {
+        Self::Insert { row, log: Some(log), queue: None, reply: Inserted::Ended(reply) }
+    }
+
     fn write(&self) -> Write {
         match self {
             Self::Insert { reply: Inserted::Accepted(_), .. } => Write::Accept,
@@ -237,17 +301,19 @@ struct Writer {
     look: Option<Instant>,
     /// Synchronous executions that have a row which says `running`.
     begun: HashSet<ExecutionId>,
+    /// When the database last took no noted ends, as long as it does not.
+    refused: Option<Instant>,
 }
 
 impl Writer {
     fn new(db: Db, starts: Arc<Starts>) -> Self {
-        Self { db, starts, look: None, begun: HashSet::new() }
+        Self { db, starts, look: None, begun: HashSet::new(), refused: None }
     }
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut open = true;
-        // The last clone may be dropped right after a start.
-        while open || self.starts.lock().is_watched {
+        // The last clone may be dropped right after a start, or a noted end.
+        while open || self.has_more() {
             let mut batch = Vec::new();
             let starts = self.starts.clone();
             let look = async {
@@ -259,11 +325,18 @@ impl Writer {
             tokio::select! {
                 received = messages.recv_many(&mut batch, BATCH), if open => open = received > 0,
                 () = look => {}
+                () = asked(self.db.journal()) => {}
             }
             let mut items = self.sort(batch);
             items.extend(self.due());
             self.write(items).await;
+            self.write_noted().await;
         }
+    }
+
+    /// Whether something is to be written that comes with no message.
+    fn has_more(&self) -> bool {
+        self.starts.lock().is_watched || self.db.journal().is_some_and(Journal::has_ends)
     }
 
     /// What is to be written now.
@@ -276,17 +349,15 @@ impl Writer {
                     items.push(Item::Insert { row, log: None, queue, reply });
                 }
                 Message::Claim { claim, reply } => items.push(Item::Claim { claim, reply }),
-                Message::End { row, outcome, reply } => {
-                    self.starts.forget(&row.id);
-                    if self.begun.remove(&row.id) {
-                        let (id, epoch) = (row.id, row.epoch);
-                        items.push(Item::Finish { id, epoch, outcome, reply });
-                    } else {
-                        let (row, log) = ended(row, *outcome);
-                        let (log, reply) = (Some(log), Inserted::Ended(reply));
-                        items.push(Item::Insert { row, log, queue: None, reply });
-                    }
+                Message::End { row, outcome, reply } if self.begun.remove(&row.id) => {
+                    let (id, epoch) = (row.id, row.epoch);
+                    items.push(Item::Finish { id, epoch, outcome, reply });
                 }
+                Message::End { row, outcome, reply } => {
+                    let (row, log) = ended(row, *outcome);
+                    items.push(Item::end(row, log, reply));
+                }
+                Message::Insert(item) => items.push(item),
                 Message::Finish { id, epoch, outcome, reply } => {
                     items.push(Item::Finish { id, epoch, outcome, reply });
                 }
@@ -306,17 +377,41 @@ impl Writer {
             Some(_) => {}
             None => {
                 // The first of them is to linger as well.
-                self.look = self.starts.lock().is_watched.then(|| now + LINGER);
+                self.look = self.has_more().then(|| now + LINGER);
                 return Vec::new();
             }
         }
-        let (due, more) = self.starts.take_due(now);
-        self.look = more.then(|| now + LOOK);
+        let due = self.starts.take_due(now);
+        // What is in the journal by now is written in any case; what comes later says so.
+        self.look = self.starts.lock().is_watched.then(|| now + LOOK);
         let item = |row| {
             let row = Box::new(row);
             Item::Insert { row, log: None, queue: None, reply: Inserted::Begun }
         };
         due.into_iter().map(item).collect()
+    }
+
+    /// Writes the ends that are in the journal.
+    async fn write_noted(&mut self) {
+        let db = self.db.clone();
+        let Some(journal) = db.journal() else { return };
+        if self.refused.is_some_and(|at| at.elapsed() < REFUSED) {
+            return;
+        }
+        let Some((ends, count)) = journal.take() else { return };
+        let (whole, running): (Vec<End>, Vec<End>) =
+            ends.into_iter().partition(|end| matches!(end, End::Whole { .. }));
+        let mut left = Vec::new();
+        for (ends, most) in [(whole, WHOLE), (running, RUNNING)] {
+            let mut ends = ends.into_iter();
+            while left.is_empty() && ends.len() > 0 {
+                let group = ends.by_ref().take(most).collect();
+                left = write_ends(&db, journal, group).await;
+            }
+            left.extend(ends);
+        }
+        self.refused = (!left.is_empty()).then(Instant::now);
+        journal.settle(count, left);
     }
 
     async fn write(&mut self, items: Vec<Item>) {
@@ -376,6 +471,14 @@ impl Writer {
     }
 }
 
+/// Returns once somebody waits for what is in the journal.
+async fn asked(journal: Option<&Journal>) {
+    match journal {
+        Some(journal) => journal.asked().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A row as it is once its execution has ended.
 fn ended(
     mut row: Box<execution::Model>,
@@ -388,6 +491,34 @@ fn ended(
     };
     *row = row.ended(outcome);
     (row, log)
+}
+
+/// Writes ends that were noted. Returns those for which the database is to be asked again.
+async fn write_ends(db: &Db, journal: &Journal, ends: Vec<End>) -> Vec<End> {
+    let write = |end: &End| match end {
+        End::Whole { .. } => Write::End,
+        End::Running { .. } => Write::Finish,
+    };
+    let writing = db.commit_all(db::executions::ends(db.backend(), &ends));
+    let Err(error) = crash_points::around_all(ends.iter().map(write), writing).await else {
+        return Vec::new();
+    };
+    tracing::warn!(items = ends.len(), error = %Chain(&error), "noted ends cannot be written yet");
+    if matches!(error, db::Error::Unavailable(_)) {
+        return ends;
+    }
+    let mut left = Vec::new();
+    for end in ends {
+        match db::executions::write_again(db, vec![end.clone()]).await {
+            Ok(()) => {}
+            Err(db::Error::Unavailable(_)) => left.push(end),
+            Err(error) => {
+                tracing::error!(execution.id = %end.id(), error = %Chain(&error), "the database refuses an end");
+                journal.set_aside(&end);
+            }
+        }
+    }
+    left
 }
 
 /// Writes all items or none. Again, where the database may come back meanwhile, or took the

@@ -1,9 +1,12 @@
 use sea_orm::entity::prelude::*;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     EngineId, ExecutionId, ExecutionStatus, FunctionId, Outcome, ProjectId, Start, Timestamp, WorkerName,
 };
-#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
+
+#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel, Serialize, Deserialize)]
 #[sea_orm(table_name = "executions")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]

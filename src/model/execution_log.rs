@@ -2,8 +2,11 @@
 
 use sea_orm::entity::prelude::*;
 
+use serde::{Deserialize, Serialize};
+
 use super::ExecutionId;
-#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
+
+#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel, Serialize, Deserialize)]
 #[sea_orm(table_name = "execution_logs")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]

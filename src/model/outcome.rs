@@ -1,6 +1,6 @@
 use schemars::JsonSchema;
 use sea_orm::{EnumIter, Iterable};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -8,7 +8,7 @@ use super::{ExecutionStatus, Start};
 
 /// Why an execution did not succeed. A closed set of words, stored beside the status and shown in
 /// the result, so that a client can decide by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The function, or the import of its module, raised.
@@ -70,7 +70,7 @@ impl Reason {
 }
 
 /// What an execution took. What is not known is `None`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Microseconds from its acceptance until a worker was free for it, or one was begun.
     pub queued_us: Option<i64>,
@@ -90,7 +90,7 @@ pub fn microseconds(time: std::time::Duration) -> Option<i64> {
 }
 
 /// How an execution ended, as it is stored.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     pub status: ExecutionStatus,
     pub reason: Option<Reason>,

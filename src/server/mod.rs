@@ -104,6 +104,7 @@ pub async fn serve(config: Config) -> Result<()> {
     db.ensure_current().await?;
     let store = store(&config, keystone.as_ref(), &metrics).await?;
     let (lock, node) = Node::prepare(&config, keystone.as_ref(), &metrics).await?;
+    db.open_journal(&config.database).await?;
     forget_packages(&config, &db, &store).await?;
     let mut stop = Stop::listen().map_err(Error::Signals)?;
 

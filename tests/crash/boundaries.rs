@@ -42,7 +42,8 @@ enum Tour {
 fn tour(write: Write) -> Tour {
     use Write as W;
     match write {
-        W::Accept | W::Begin | W::End | W::Claim | W::Finish | W::Dismiss | W::ExecutionDelete => Tour::Runs,
+        W::Accept | W::Begin | W::Note | W::End | W::Claim | W::Finish => Tour::Runs,
+        W::Dismiss | W::ExecutionDelete => Tour::Runs,
         W::FunctionCreate | W::FunctionUpdate | W::FunctionDelete => Tour::Runs,
         W::PackageKeep | W::PackageForget => Tour::Runs,
         W::WorkerFiles | W::ContainerCreate | W::ContainerStart => Tour::Runs,
@@ -55,6 +56,7 @@ fn tour(write: Write) -> Tour {
         W::RuntimeStatus | W::RuntimeRemove | W::ImageFound => Tour::Rows,
         W::EngineRegister | W::EngineRenew => Tour::After(None),
         W::PutBack => Tour::After(Some("Execute:before")),
+        W::Replay => Tour::After(Some("Note:after")),
         W::TakeOver | W::Fence | W::EngineRemove => Tour::After(Some("Execute:after")),
         W::JobSkip => Tour::Broken,
         W::Retention => Tour::Age,
@@ -152,6 +154,9 @@ impl Scene {
         let function = self.function.clone();
         let first = self.ledger.accept(service, &function, 0.0).await?;
         self.ledger.call(service, &function, 0.0).await?;
+        if self.place.starts_with("Note") {
+            self.short_calls(service).await?;
+        }
         self.ledger.call(service, &function, 0.2).await?;
         if self.place.starts_with("End") {
             // However slow the machine, a call that never runs has no row before its end.
@@ -190,6 +195,14 @@ impl Scene {
         self.delete(service, &path).await?;
         // The rest happens by itself.
         service_ends(service).await
+    }
+
+    /// Calls on until one was short enough to be noted, and nobody answers.
+    async fn short_calls(&mut self, service: &Service) -> Option<()> {
+        let function = self.function.clone();
+        loop {
+            self.ledger.call(service, &function, 0.0).await?;
+        }
     }
 
     async fn create(&mut self, service: &Service) -> Option<String> {
@@ -342,12 +355,15 @@ async fn deaths_while_what_a_death_left_is_taken_over_lose_nothing_and_double_no
         let Tour::After(first) = tour(*write) else { continue };
         for moment in ["before", "after"] {
             if let Some(first) = first {
-                let accept = async |scene: &mut Scene, service: &Service| {
+                let use_it = async |scene: &mut Scene, service: &Service| {
+                    if first.starts_with("Note") {
+                        return scene.short_calls(service).await;
+                    }
                     let function = scene.function.clone();
                     scene.ledger.accept(service, &function, 0.0).await?;
                     service_ends(service).await
                 };
-                scene.die(first, accept).await;
+                scene.die(first, use_it).await;
             }
             scene
                 .die_at(&format!("{write:?}:{moment}"), async |_, service| service_ends(service).await)

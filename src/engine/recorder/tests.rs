@@ -1,9 +1,14 @@
+use sea_orm::ConnectionTrait;
+
 use super::*;
-use crate::db::testing::{TestDb, database, execution, function, runtime, version};
+use crate::db::testing::{TestDb, database, empty_file, execution, function, runtime, version};
 use crate::model::{FunctionId, Reason, Start, function as function_row};
 
 async fn start() -> (TestDb, Recorder, function_row::Model) {
-    let db = database().await;
+    start_on(database().await).await
+}
+
+async fn start_on(db: TestDb) -> (TestDb, Recorder, function_row::Model) {
     let runtime = runtime();
     let function = function(&runtime.id);
     db::runtimes::insert(&db.writer(), runtime).await.unwrap();
@@ -12,6 +17,14 @@ async fn start() -> (TestDb, Recorder, function_row::Model) {
     let (recorder, writer) = Recorder::start(db.db.clone());
     tokio::spawn(writer);
     (db, recorder, function)
+}
+
+/// As [`start`], with a database whose ends are noted before they are committed.
+async fn start_with_journal() -> (TestDb, Recorder, function_row::Model) {
+    let db = empty_file().await;
+    db.migrate().await.unwrap();
+    db.open_journal(&db.config).await.unwrap();
+    start_on(db).await
 }
 
 fn row(function: &function_row::Model, status: ExecutionStatus) -> execution::Model {
@@ -354,4 +367,204 @@ async fn of_what_is_accepted_at_once_each_project_gets_what_it_may_have() {
     }
     assert_eq!(accepted, 10);
     assert_eq!(count(&db, &function).await, 10, "what was refused is not counted");
+}
+
+/// An asynchronous execution that runs under epoch 1.
+async fn claimed(recorder: &Recorder, function: &function_row::Model) -> execution::Model {
+    let row = row(function, ExecutionStatus::Pending);
+    recorder.accept(row.clone(), None).await.unwrap();
+    let claim = Claim {
+        id: row.id.clone(),
+        epoch_from: 0,
+        engine: EngineId::random(),
+        worker: "w".into(),
+        deadline: Timestamp(9),
+    };
+    assert_eq!(recorder.claim(claim).await.unwrap(), Some(1));
+    row
+}
+
+/// The row of a short call that has begun.
+fn begun(recorder: &Recorder, function: &function_row::Model) -> execution::Model {
+    let row = row(function, ExecutionStatus::Running);
+    recorder.begin(row.clone());
+    row
+}
+
+#[tokio::test]
+async fn a_short_call_with_a_journal_waits_for_no_commit_and_who_asks_finds_it() {
+    let (db, recorder, function) = start_with_journal().await;
+    let tx = hold(&db, &function).await;
+    let before = db.commits();
+    let rows: Vec<_> = (0..40).map(|_| begun(&recorder, &function)).collect();
+    for row in &rows {
+        assert!(recorder.end(row.clone(), outcome("hello")).await.unwrap());
+    }
+    assert_eq!(db.commits(), before, "the database is taken");
+    tx.rollback().await.unwrap();
+
+    let found = find(&db, &rows[39].id).await.unwrap();
+    assert_eq!((found.status, found.start), (ExecutionStatus::Success, Some(Start::Warm)));
+    assert_eq!(db::execution_logs::find(db.reader(), &rows[0].id).await.unwrap().unwrap().log, "hello");
+    assert_eq!(count(&db, &function).await, 40);
+    assert_eq!(db.commits() - before, 3, "of sixteen each");
+
+    // A delete finds it as well.
+    let row = begun(&recorder, &function);
+    assert!(recorder.end(row.clone(), outcome("")).await.unwrap());
+    assert!(db::executions::delete(&db.writer(), &row.id, &Scope::All).await.unwrap());
+    assert_eq!(find(&db, &row.id).await, None);
+}
+
+#[tokio::test]
+async fn the_end_of_an_asynchronous_execution_is_noted_and_the_row_decides() {
+    let (db, recorder, function) = start_with_journal().await;
+    let mut rows = Vec::new();
+    for _ in 0..10 {
+        rows.push(claimed(&recorder, &function).await);
+    }
+    let before = db.commits();
+    // One was deleted by then, of another the end is not the first.
+    assert!(db::executions::delete(&db.writer(), &rows[8].id, &Scope::All).await.unwrap());
+    for row in &rows {
+        assert!(recorder.finish(row.id.clone(), 1, outcome("first")).await.unwrap());
+    }
+    assert!(recorder.finish(rows[9].id.clone(), 1, outcome("second")).await.unwrap());
+    for row in rows.iter().filter(|row| row.id != rows[8].id) {
+        assert_eq!(find(&db, &row.id).await.unwrap().status, ExecutionStatus::Success);
+        let log = db::execution_logs::find(db.reader(), &row.id).await.unwrap().unwrap();
+        assert_eq!(log.log, "first");
+    }
+    assert_eq!(find(&db, &rows[8].id).await, None);
+    assert_eq!(db::execution_logs::find(db.reader(), &rows[8].id).await.unwrap(), None);
+    assert_eq!(db.commits() - before, 1 + 2, "of eight each");
+    assert_eq!(count(&db, &function).await, 10);
+}
+
+#[tokio::test]
+async fn what_was_noted_is_written_soon_though_nobody_asks() {
+    let (db, recorder, function) = start_with_journal().await;
+    let before = db.commits();
+    let row = begun(&recorder, &function);
+    assert!(recorder.end(row, outcome("")).await.unwrap());
+    let limit = Instant::now() + Duration::from_secs(20);
+    while db.commits() == before {
+        assert!(Instant::now() < limit, "it is not written");
+        sleep(LOOK).await;
+    }
+    assert!(!db.journal().unwrap().has_ends());
+}
+
+#[tokio::test]
+async fn a_long_call_and_a_long_text_are_committed_by_themselves() {
+    let (db, recorder, function) = start_with_journal().await;
+    let long = begun(&recorder, &function);
+    while find(&db, &long.id).await.is_none() {
+        sleep(Duration::from_millis(2)).await;
+    }
+    let large = begun(&recorder, &function);
+    let never = row(&function, ExecutionStatus::Running);
+    let before = db.commits();
+    for (row, log) in [(&long, ""), (&large, "x".repeat(100_000).as_str()), (&never, "")] {
+        assert!(recorder.end(row.clone(), outcome(log)).await.unwrap());
+        assert!(!db.journal().unwrap().has_ends());
+        assert_eq!(find(&db, &row.id).await.unwrap().status, ExecutionStatus::Success);
+    }
+    assert_eq!(db.commits() - before, 3);
+    assert_eq!(count(&db, &function).await, 3);
+}
+
+#[tokio::test]
+async fn what_a_process_noted_that_died_is_written_once_by_the_next() {
+    let (db, recorder, function) = start_with_journal().await;
+    let (written, noted) = (begun(&recorder, &function), begun(&recorder, &function));
+    let running = claimed(&recorder, &function).await;
+    assert!(recorder.end(written.clone(), outcome("written")).await.unwrap());
+    assert!(find(&db, &written.id).await.is_some());
+    // It dies before the first is taken off, and before the second is written.
+    let (journal, _) = Journal::open(&db::file_of(&db.config).unwrap().unwrap()).unwrap();
+    for (row, log) in [(&written, "written"), (&noted, "noted")] {
+        let (row, log) = ended(Box::new(row.clone()), outcome(log));
+        journal.note(End::Whole { row, log }).unwrap();
+    }
+    let id = running.id.clone();
+    journal.note(End::Running { id, epoch: 1, outcome: Box::new(outcome("ran")) }).unwrap();
+    drop(journal);
+
+    for _ in 0..2 {
+        let next = Db::connect(&db.config).await.unwrap();
+        next.open_journal(&db.config).await.unwrap();
+        assert_eq!(count(&next, &function).await, 3);
+        for (row, log) in [(&written, "written"), (&noted, "noted"), (&running, "ran")] {
+            assert_eq!(find(&next, &row.id).await.unwrap().status, ExecutionStatus::Success);
+            let found = db::execution_logs::find(next.reader(), &row.id).await.unwrap().unwrap();
+            assert_eq!(found.log, log);
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_the_database_gone_what_was_noted_stays_and_nothing_is_noted_beside_it() {
+    let (db, recorder, function) = start_with_journal().await;
+    db.close().await.unwrap();
+    let noted = begun(&recorder, &function);
+    assert!(recorder.end(noted.clone(), outcome("")).await.unwrap());
+    let journal = db.journal().unwrap();
+    // Nobody who asks is kept waiting.
+    journal.settled().await;
+    assert!(journal.has_ends());
+    let refused = begun(&recorder, &function);
+    let error = recorder.end(refused.clone(), outcome("")).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+
+    let next = Db::connect(&db.config).await.unwrap();
+    next.open_journal(&db.config).await.unwrap();
+    assert!(find(&next, &noted.id).await.is_some());
+    assert!(find(&next, &refused.id).await.is_none());
+    assert_eq!(count(&next, &function).await, 1);
+}
+
+#[tokio::test]
+async fn an_end_that_the_tables_refuse_is_kept_aside_and_its_neighbours_are_written() {
+    let (db, recorder, function) = start_with_journal().await;
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON executions WHEN NEW.description = 'bad' \
+                  BEGIN SELECT RAISE(ABORT, 'no'); END";
+    db.writer().execute_unprepared(refuse).await.unwrap();
+    let rows = ["good", "bad", "good"].map(|description| {
+        let description = Some(description.to_owned());
+        let row = execution::Model { description, ..row(&function, ExecutionStatus::Running) };
+        recorder.begin(row.clone());
+        row
+    });
+    for row in &rows {
+        assert!(recorder.end(row.clone(), outcome("")).await.unwrap());
+    }
+    let found = [find(&db, &rows[0].id).await, find(&db, &rows[1].id).await, find(&db, &rows[2].id).await];
+    assert_eq!(found.map(|row| row.is_some()), [true, false, true]);
+    let mut aside = db::file_of(&db.config).unwrap().unwrap().into_os_string();
+    aside.push("-ends.aside");
+    let kept: End = serde_json::from_slice(&std::fs::read(aside).unwrap()).unwrap();
+    assert_eq!(kept.id(), &rows[1].id);
+    assert!(!db.journal().unwrap().has_ends());
+}
+
+#[tokio::test]
+async fn what_is_to_survive_a_power_loss_is_not_noted() {
+    let mut db = empty_file().await;
+    db.migrate().await.unwrap();
+    // What was noted before that was asked for is written all the same.
+    let (journal, _) = Journal::open(&db::file_of(&db.config).unwrap().unwrap()).unwrap();
+    let noted = execution(ExecutionStatus::Success);
+    let log = execution_log::Model { execution_id: noted.id.clone(), log: String::new(), truncated: false };
+    journal.note(End::Whole { row: Box::new(noted.clone()), log }).unwrap();
+    db.config.durability = crate::config::Durability::Power;
+    db.open_journal(&db.config).await.unwrap();
+    assert_eq!(find(&db, &noted.id).await, Some(noted));
+    assert!(db.journal().is_none());
+
+    let (db, recorder, function) = start_on(db).await;
+    let before = db.commits();
+    let row = begun(&recorder, &function);
+    assert!(recorder.end(row, outcome("")).await.unwrap());
+    assert_eq!(db.commits() - before, 1);
 }
