@@ -1,7 +1,7 @@
 //! The rules of `protocol::archive`, applied to a zip file that was uploaded.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 
 use protocol::archive::{Entry, Limits, Rules};
 use zip::{CompressionMethod, ZipArchive};
@@ -75,8 +75,11 @@ fn bound_the_directory(mut file: &File, limits: Limits) -> Result<()> {
 
 fn unreadable(error: zip::result::ZipError) -> Error {
     match error {
-        // A directory that points past the end of the file is a broken zip, not a broken disk.
-        zip::result::ZipError::Io(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+        // A directory that points past the end of the file, or before its beginning, is a broken zip, not a
+        // broken disk.
+        zip::result::ZipError::Io(error)
+            if !matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidInput) =>
+        {
             Error::Io(error)
         }
         _ => Error::NotZip,
