@@ -363,7 +363,7 @@ async fn queue(report: &mut Report, size: &Size) {
     // As many as come, and then what is left of them.
     let mut callers: Vec<Caller> = (0..CLIENTS).map(|_| client.asynchronous(&function)).collect();
     let before = client.ended().await;
-    let accepted = Together::run(&mut callers, size.calls / CLIENTS).await;
+    let accepted = Together::run(&mut callers, size.calls / 2).await;
     let begin = Instant::now();
     let left = before + accepted.times.len() - client.ended().await;
     all_ended(&client, before + accepted.times.len()).await;

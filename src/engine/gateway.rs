@@ -131,14 +131,23 @@ impl Gateway {
             request_id = new.request_id,
         );
         let running = Calling::new(core.clone());
-        let (tasks, runtime) = (core.tasks.clone(), core.runtime.clone());
+        let tasks = core.tasks.clone();
         let call = async move {
             let row = run::call(&core, new).await;
             drop(running);
             row
         };
-        let task = tasks.spawn_on(call.instrument(span), &runtime);
+        // On the caller's thread, which would else have to wake another, and be woken by it. Who ends that
+        // thread waits until it is [quiet](Self::quiet).
+        let task = tasks.spawn(call.instrument(span));
         task.await.unwrap_or_else(|error| Err(Error::internal(error)))
+    }
+
+    /// Waits until no synchronous call runs on a thread of callers, also none whose caller went away.
+    pub async fn quiet(&self) {
+        if let Side::Local(core) = &self.0 {
+            core.quiet().await;
+        }
     }
 
     /// Cancels an execution as this row shows it. `false` where it is not as the row shows it any more, or

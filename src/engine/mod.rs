@@ -109,8 +109,6 @@ struct Core {
     starts: Semaphore,
     /// Everything that runs on behalf of an execution or a worker.
     tasks: TaskTracker,
-    /// Where it runs: a task spawned in a handler would end with the handler's own runtime.
-    runtime: tokio::runtime::Handle,
     /// Something about runtimes or workers changed.
     reaper: Arc<Notify>,
     /// Something may be pending.
@@ -165,7 +163,6 @@ impl Core {
             calls: AtomicUsize::new(0),
             starts: Semaphore::new(starts_at_once()),
             tasks: TaskTracker::new(),
-            runtime: tokio::runtime::Handle::current(),
             reaper,
             queue: Notify::new(),
             cron: Notify::new(),
@@ -173,6 +170,13 @@ impl Core {
             letting_go: CancellationToken::new(),
         };
         (Arc::new(core), receiver)
+    }
+
+    /// Waits until no synchronous call runs.
+    async fn quiet(&self) {
+        while self.calls.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     fn observe_lease(&self, start: Start, took: Duration) {
@@ -335,9 +339,9 @@ impl Engine {
 
     /// Waits until no execution holds a slot and none is written.
     async fn quiet(&self) {
+        self.core.quiet().await;
         while self.core.pool.list().iter().any(|info| info.state.in_flight() > 0)
             || !self.core.images.running().is_empty()
-            || self.core.calls.load(Ordering::SeqCst) > 0
         {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -25,6 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio::net::UnixStream;
+use tokio::runtime::{self, Handle};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::crash_points::{Write, around};
@@ -37,13 +38,15 @@ type Driver = http1::Connection<TokioIo<UnixStream>, Body>;
 /// task has to be woken.
 #[derive(Debug)]
 struct Connection {
+    /// Where it was made, and where alone its bytes are heard of.
+    runtime: runtime::Id,
     sender: SendRequest<Body>,
     /// What moves them; none once the connection has ended.
     driver: Option<Driver>,
 }
 
-/// Most idle connections that are kept; a worker has fewer slots.
-const MAX_IDLE: usize = 16;
+/// Most idle connections that are kept. A worker has fewer slots, and each thread that calls has its own.
+const MAX_IDLE: usize = 64;
 
 /// Most bytes of an answer that carries no outcome.
 const MAX_SMALL: usize = 1 << 20;
@@ -275,31 +278,43 @@ impl Supervisor {
     /// An idle connection that still stands, as far as can be known.
     async fn take(&self) -> Option<Box<Connection>> {
         loop {
-            let mut connection = self.idle.lock().expect("no panic while it is held").pop()?;
+            let mut connection = self.take_any()?;
             if connection.is_ready().await {
                 return Some(connection);
             }
         }
     }
 
+    /// The one of this runtime that was used last: a thread that asks over its own is the only one to be woken.
+    fn take_any(&self) -> Option<Box<Connection>> {
+        let here = Handle::current().id();
+        let mut idle = self.idle.lock().expect("no panic while it is held");
+        let at = idle.iter().rposition(|connection| connection.runtime == here)?;
+        Some(idle.remove(at))
+    }
+
     fn keep(&self, connection: Box<Connection>) {
         let mut idle = self.idle.lock().expect("no panic while it is held");
-        if !connection.sender.is_closed() && idle.len() < MAX_IDLE {
-            idle.push(connection);
+        if connection.sender.is_closed() {
+            return;
         }
+        if idle.len() == MAX_IDLE {
+            idle.remove(0);
+        }
+        idle.push(connection);
     }
 
     async fn connect(&self) -> Result<Box<Connection>, Error> {
         let stream = UnixStream::connect(&self.socket).await.map_err(gone)?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
-        Ok(Box::new(Connection { sender, driver: Some(driver) }))
+        Ok(Box::new(Connection { runtime: Handle::current().id(), sender, driver: Some(driver) }))
     }
 }
 
 impl Connection {
     /// Whether it can take a request. One that was closed meanwhile is found out here.
     async fn is_ready(&mut self) -> bool {
-        let Self { sender, driver } = self;
+        let Self { sender, driver, .. } = self;
         driven(driver, sender.ready()).await.is_ok()
     }
 
@@ -309,7 +324,7 @@ impl Connection {
         request: Request<Body>,
         most: usize,
     ) -> Result<Result<Answer, Error>, Box<Request<Body>>> {
-        let Self { sender, driver } = self;
+        let Self { sender, driver, .. } = self;
         let exchange = async {
             match sender.try_send_request(request).await {
                 Ok(response) => Ok(Answer::read(response, most).await),

@@ -61,10 +61,11 @@ fn unwell(request: &ServiceRequest) -> HttpResponse {
     }
 }
 
-/// Ends a server: takes no more connections, and answers on those that there are, within its shutdown
-/// timeout.
-pub async fn stop(handle: &actix_web::dev::ServerHandle) {
+/// Ends a server: takes no more connections, and answers on those that there are, within `grace`. Its threads
+/// end last: `calls` may run there for callers that went away.
+pub async fn stop(handle: &actix_web::dev::ServerHandle, grace: Duration, calls: impl Future<Output = ()>) {
     handle.pause().await;
     tokio::time::sleep(SETTLE).await;
-    handle.stop(true).await;
+    let is_quiet = tokio::time::timeout(grace, calls).await.is_ok();
+    handle.stop(is_quiet).await;
 }

@@ -160,7 +160,7 @@ pub async fn engine(config: Config) -> Result<()> {
     let means = node.means(db.clone(), store, quotas, metrics);
     let (gateway, engine) = Engine::start(&config, Some(endpoint), lock, means).await?;
     node.tidy().await;
-    let server = match engine_http::server(&config, gateway, db.clone()) {
+    let server = match engine_http::server(&config, gateway.clone(), db.clone()) {
         Ok(server) => server,
         Err(error) => {
             engine.shutdown(config.api.shutdown_timeout).await;
@@ -174,7 +174,7 @@ pub async fn engine(config: Config) -> Result<()> {
     socket::ready();
     // Asked elsewhere first, so that the end of the listener meets nobody who is just connecting.
     let withdraw = async || engine.withdraw().await;
-    let stopped = run_until(server, &mut stop, withdraw).await;
+    let stopped = run_until(server, &mut stop, withdraw, &gateway, config.api.shutdown_timeout).await;
     engine.shutdown(config.api.shutdown_timeout).await;
     node.leave().await;
     watched.stop(false).await;
@@ -252,6 +252,7 @@ async fn serve_api(config: &Config, app: App, metrics: Metrics, db: &Db, stop: &
     if let Some(audit) = &app.audit {
         audit.refresh().map_err(Error::Audit)?;
     }
+    let gateway = app.engine.clone();
     let app = web::Data::new(app);
     let draining = Draining::default();
     let listener = Listener::of_config(config)?;
@@ -266,7 +267,7 @@ async fn serve_api(config: &Config, app: App, metrics: Metrics, db: &Db, stop: &
         draining.begin();
         tokio::time::sleep(config.api.drain_time).await;
     };
-    let stopped = run_until(server, stop, drain).await;
+    let stopped = run_until(server, stop, drain, &gateway, config.api.shutdown_timeout).await;
     reloading.abort();
     stopped
 }
@@ -282,8 +283,14 @@ async fn shared_database(config: &Config) -> Result<Db> {
 }
 
 /// Serves until a signal comes, and goes on while `drain` takes; a second signal ends that. Then answers
-/// what it has, within its shutdown timeout.
-async fn run_until(server: actix_web::dev::Server, stop: &mut Stop, drain: impl AsyncFnOnce()) -> Result<()> {
+/// what it has, within `grace`.
+async fn run_until(
+    server: actix_web::dev::Server,
+    stop: &mut Stop,
+    drain: impl AsyncFnOnce(),
+    gateway: &Gateway,
+    grace: Duration,
+) -> Result<()> {
     let handle = server.handle();
     let serving = tokio::spawn(server);
     let stopped = tokio::select! {
@@ -298,7 +305,7 @@ async fn run_until(server: actix_web::dev::Server, stop: &mut Stop, drain: impl 
         }
     }
     tracing::info!("stopping: no more requests are accepted");
-    drain::stop(&handle).await;
+    drain::stop(&handle, grace, gateway.quiet()).await;
     stopped.map_err(Error::Http)
 }
 

@@ -39,8 +39,21 @@ async fn a_call_of_more_than_a_minute_is_answered_and_a_caller_that_leaves_chang
     service.stop_clean().await;
 }
 
-/// Sends a call, and closes the connection once it runs.
-async fn leave(service: &Service, function: &str) {
+#[tokio::test]
+async fn a_call_whose_caller_left_comes_to_its_end_though_the_service_is_told_to_stop() {
+    let service = Service::start(&[]).await;
+    let runtime = service.runtime().await;
+    let function = service.function("demo", &runtime, SLEEPS, &[("timeout", "30")]).await;
+    let id = call_and_leave(&service, &function).await;
+    let service = Service::start_in(service.stop().await).await;
+    let path = format!("/v1/executions/{id}");
+    let ended = service.ask("demo", "GET", &path, None).await.expect(200);
+    assert_eq!((&ended["status"], output(&ended)), (&json!("success"), json!(3)), "{ended}");
+    service.stop_clean().await;
+}
+
+/// Sends a call, and closes the connection once it runs. It takes three seconds.
+async fn call_and_leave(service: &Service, function: &str) -> String {
     let input = json!({"seconds": 3}).to_string();
     let body = json!({"function_id": function, "input": input, "description": "left alone"}).to_string();
     let address = service.url.strip_prefix("http://").unwrap();
@@ -61,8 +74,11 @@ async fn leave(service: &Service, function: &str) {
     })
     .await;
     drop(connection);
+    id.as_str().unwrap().to_owned()
+}
 
-    let id = id.as_str().unwrap();
+async fn leave(service: &Service, function: &str) {
+    let id = &call_and_leave(service, function).await;
     let ended = service.ended("demo", id).await;
     assert_eq!((&ended["status"], output(&ended)), (&json!("success"), json!(3)), "{ended}");
     assert_eq!(ended["reason"], Value::Null);

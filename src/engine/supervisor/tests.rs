@@ -205,6 +205,23 @@ async fn requests_that_overlap_have_a_connection_each_and_leave_them_for_the_nex
     assert_eq!((fake.connections(), fake.requests()), (3, 12));
 }
 
+/// Of two threads with a runtime each, the second ends before the first asks again.
+#[tokio::test]
+async fn each_thread_has_connections_of_its_own_and_leaves_none_that_others_cannot_use() {
+    let (fake, supervisor) = Fake::start(|_| async { answer(200, state(protocol::VERSION)) });
+    let supervisor = Arc::new(supervisor);
+    supervisor.state(soon()).await.unwrap();
+    let other = supervisor.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { (other.state(soon()).await.unwrap(), other.state(soon()).await.unwrap()) })
+    });
+    asked.await.unwrap();
+    assert_eq!((fake.connections(), fake.requests()), (2, 3));
+    supervisor.state(soon()).await.unwrap();
+    assert_eq!((fake.connections(), fake.requests()), (2, 4));
+}
+
 #[tokio::test]
 async fn each_request_goes_to_its_route() {
     let (heard, mut hear) = tokio::sync::mpsc::unbounded_channel();
