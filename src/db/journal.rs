@@ -14,9 +14,11 @@ use std::mem;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use crate::model::{ExecutionId, Outcome, execution, execution_log};
 
@@ -28,6 +30,8 @@ const ASIDE: &str = "-ends.aside";
 /// of it.
 const ROOM: u64 = 1 << 20;
 const LONGEST: usize = 64 << 10;
+/// Longest wait of who asks. SQLite answers while somebody else holds its lock, and so does who reads it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How an execution ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +88,8 @@ struct Files {
     closed: Lines,
     /// Ends that were ever noted.
     noted: u64,
+    /// Nobody takes them any more.
+    is_over: bool,
 }
 
 #[derive(Debug)]
@@ -142,7 +148,7 @@ impl Journal {
             }
             Ok::<_, io::Error>(Lines::new(file))
         };
-        let files = Files { open: open(SUFFIXES[0])?, closed: open(SUFFIXES[1])?, noted: 0 };
+        let files = Files { open: open(SUFFIXES[0])?, closed: open(SUFFIXES[1])?, noted: 0, is_over: false };
         let (files, settled) = (Mutex::new(files), watch::Sender::new(0));
         Ok((Self { aside, files, settled, asked: Notify::new() }, left))
     }
@@ -165,9 +171,9 @@ impl Journal {
         }
         let line = end.line();
         let mut files = self.lock();
-        let Files { open, closed, noted } = &mut *files;
+        let Files { open, closed, noted, is_over } = &mut *files;
         let has_room = open.bytes + line.len() as u64 <= ROOM;
-        if !has_room || open.is_torn || closed.is_stuck {
+        if !has_room || open.is_torn || closed.is_stuck || *is_over {
             return Err(end);
         }
         if let Err(error) = open.append(&line) {
@@ -189,7 +195,7 @@ impl Journal {
     /// [told](Self::settle) before others are taken.
     pub fn take(&self) -> Option<(Vec<End>, u64)> {
         let mut files = self.lock();
-        let Files { open, closed, noted } = &mut *files;
+        let Files { open, closed, noted, .. } = &mut *files;
         if closed.is_stuck && closed.ends.is_empty() {
             closed.is_stuck = closed.empty().is_err();
         }
@@ -223,7 +229,14 @@ impl Journal {
         }
     }
 
-    /// Waits until what was noted by now is in the tables. Where they take nothing, until that was tried.
+    /// Has nothing noted from now on, because nobody will take it. What is left waits for the next start.
+    pub fn end(&self) {
+        self.lock().is_over = true;
+        self.settled.send_replace(u64::MAX);
+    }
+
+    /// Waits until what was noted by now is in the tables. Where they take nothing, until that was tried, and no
+    /// longer than somebody who only reads is kept waiting.
     pub async fn settled(&self) {
         let noted = self.lock().noted;
         let mut settled = self.settled.subscribe();
@@ -232,7 +245,7 @@ impl Journal {
         }
         self.asked.notify_one();
         // Its sender is here.
-        let _ = settled.wait_for(|settled| *settled >= noted).await;
+        let _ = timeout(PATIENCE, settled.wait_for(|settled| *settled >= noted)).await;
     }
 
     /// Waits until somebody waits.
@@ -382,5 +395,22 @@ mod tests {
         };
         tokio::join!(biased; journal.settled(), writing);
         assert!(journal.has_ends());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_is_not_kept_by_a_lock_that_others_hold_or_by_a_writer_that_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (journal, _) = open(&directory);
+        journal.note(end("one")).unwrap();
+        let began = tokio::time::Instant::now();
+        journal.settled().await;
+        assert!(began.elapsed() >= PATIENCE);
+        let began = tokio::time::Instant::now();
+        journal.end();
+        journal.settled().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        journal.note(end("two")).unwrap_err();
+        drop(journal);
+        assert_eq!(open(&directory).1.len(), 1);
     }
 }

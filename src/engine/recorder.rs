@@ -37,10 +37,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const BATCH: usize = 256;
 /// Until noted ends that could not be written are tried again.
 const REFUSED: Duration = Duration::from_millis(500);
-/// Noted ends of one transaction, by whether they have a row: of groups up to this size all statements are kept
-/// prepared.
-const WHOLE: usize = 16;
-const RUNNING: usize = 8;
+/// Noted ends of one transaction. All its statements are kept prepared, which takes memory for each size.
+const GROUP: usize = 8;
 /// Messages that wait for the writer.
 const BACKLOG: usize = 1024;
 /// Pauses before a row that could not be written is tried again, where trying may help.
@@ -305,6 +303,14 @@ struct Writer {
     refused: Option<Instant>,
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Some(journal) = self.db.journal() {
+            journal.end();
+        }
+    }
+}
+
 impl Writer {
     fn new(db: Db, starts: Arc<Starts>) -> Self {
         Self { db, starts, look: None, begun: HashSet::new(), refused: None }
@@ -402,10 +408,11 @@ impl Writer {
         let (whole, running): (Vec<End>, Vec<End>) =
             ends.into_iter().partition(|end| matches!(end, End::Whole { .. }));
         let mut left = Vec::new();
-        for (ends, most) in [(whole, WHOLE), (running, RUNNING)] {
+        // Apart, so that the text of a group is one of few.
+        for ends in [whole, running] {
             let mut ends = ends.into_iter();
             while left.is_empty() && ends.len() > 0 {
-                let group = ends.by_ref().take(most).collect();
+                let group = ends.by_ref().take(GROUP).collect();
                 left = write_ends(&db, journal, group).await;
             }
             left.extend(ends);

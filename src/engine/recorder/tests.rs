@@ -407,7 +407,7 @@ async fn a_short_call_with_a_journal_waits_for_no_commit_and_who_asks_finds_it()
     assert_eq!((found.status, found.start), (ExecutionStatus::Success, Some(Start::Warm)));
     assert_eq!(db::execution_logs::find(db.reader(), &rows[0].id).await.unwrap().unwrap().log, "hello");
     assert_eq!(count(&db, &function).await, 40);
-    assert_eq!(db.commits() - before, 3, "of sixteen each");
+    assert_eq!(db.commits() - before, 5, "of eight each");
 
     // A delete finds it as well.
     let row = begun(&recorder, &function);
