@@ -8,7 +8,7 @@
 //! Two files take turns. Lines go to one while those of the other are committed; then that is emptied. What a process
 //! that died left in them, the next one writes before it does anything else.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::mem;
 use std::os::unix::fs::OpenOptionsExt;
@@ -126,13 +126,18 @@ impl Lines {
 
 impl Journal {
     /// The journal beside a database's file, and what is left in it from before. That is to be written, and the
-    /// journal then [cleared](Self::clear).
+    /// journal then [cleared](Self::clear). Nobody else can open it meanwhile.
     pub fn open(database: &Path) -> io::Result<(Self, Vec<End>)> {
         let aside = beside(database, ASIDE);
         let mut left = Vec::new();
         let mut open = |suffix: &str| {
             let path = beside(database, suffix);
             let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+            // Until the process ends, however it does.
+            file.try_lock().map_err(|error| match error {
+                TryLockError::WouldBlock => io::Error::other("another process has it"),
+                TryLockError::Error(error) => error,
+            })?;
             let mut text = Vec::new();
             file.read_to_end(&mut text)?;
             for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -336,10 +341,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_may_read_it() {
+    fn nobody_else_may_read_it_and_nobody_else_can_have_it() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let _journal = open(&directory);
+        let second = Journal::open(&directory.path().join("db")).unwrap_err();
+        assert_eq!(second.to_string(), "another process has it");
         for suffix in SUFFIXES {
             let mode = std::fs::metadata(file(&directory, suffix)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
