@@ -54,13 +54,14 @@ def receive_exactly(channel, count):
     return b"".join(chunks)
 
 
-def receive(channel):
+def receive(messages):
     """One message as (name, content), or None at the end."""
-    head = receive_exactly(channel, 4)
-    if head is None:
+    head = messages.read(4)
+    if len(head) < 4:
         return None
-    body = receive_exactly(channel, struct.unpack(">I", head)[0])
-    if body is None:
+    size = struct.unpack(">I", head)[0]
+    body = messages.read(size)
+    if len(body) < size:
         return None
     # Python refuses to read integers that JSON allows, unless it is told otherwise.
     most = sys.get_int_max_str_digits()
@@ -216,11 +217,14 @@ def serve_slot(fork, descriptors, preloaded):
     sys.dont_write_bytecode = True
     slot = Slot(channel, fork, preloaded)
     slot.send("ready", {"pid": os.getpid()})
+    # Most messages are one read.
+    messages = channel.makefile("rb")
     while True:
-        request = receive(channel)
+        request = receive(messages)
         if request is None:
             os._exit(0)
         slot.run(request[1])
+        slot.look_ahead()
 
 
 def remove(path):
@@ -245,6 +249,7 @@ class Slot:
         self.scratch = fork["scratch"]
         self.package = fork["package"]
         self.directory = os.path.join(self.scratch, "work")
+        self.is_fresh = False
         self.preloaded = preloaded
         self.functions = {}
         self.nonce = None
@@ -262,7 +267,9 @@ class Slot:
         nonce = self.nonce = request["nonce"]
         self.names_limits = request.get("names_limits", False)
         try:
-            self.enter_fresh_directory()
+            if not self.is_fresh:
+                self.enter_fresh_directory()
+            self.is_fresh = False
         except OSError as error:
             message = "no fresh working directory: %s" % describe(error)
             self.end("exhausted", {"message": message}, limit_of(error))
@@ -277,15 +284,23 @@ class Slot:
         else:
             self.give(nonce, output, request["max_result_bytes"])
 
+    def look_ahead(self):
+        """Enters the working directory for the next run, where nothing was left in it or beside it.
+
+        After the answer, for which somebody waits. What is to be removed is left to the next run.
+        """
+        try:
+            with os.scandir(self.directory) as entries:
+                is_empty = next(entries, None) is None
+            os.chdir(self.directory)
+            self.is_fresh = is_empty and os.listdir(self.scratch) == ["work"]
+        except OSError:
+            # It will be said to whom it concerns.
+            pass
+
     def enter_fresh_directory(self):
         """A working directory with nothing in it and nothing beside it, always of the same name."""
-        with os.scandir(self.scratch) as entries:
-            beside = [entry.name for entry in entries]
-        if beside == ["work"]:
-            with os.scandir(self.directory) as entries:
-                if next(entries, None) is None:
-                    os.chdir(self.directory)
-                    return
+        beside = os.listdir(self.scratch)
         os.chdir("/")
         for name in beside:
             remove(os.path.join(self.scratch, name))
