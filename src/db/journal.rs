@@ -133,11 +133,10 @@ impl Journal {
         let mut open = |suffix: &str| {
             let path = beside(database, suffix);
             let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-            // Until the process ends, however it does.
-            file.try_lock().map_err(|error| match error {
-                TryLockError::WouldBlock => io::Error::other("another process has it"),
-                TryLockError::Error(error) => error,
-            })?;
+            // Until the process ends, however it does. Not every file system has such locks.
+            if let Err(TryLockError::WouldBlock) = file.try_lock() {
+                return Err(io::Error::other("another process has it"));
+            }
             let mut text = Vec::new();
             file.read_to_end(&mut text)?;
             for line in text.split_inclusive(|byte| *byte == b'\n') {

@@ -2,7 +2,7 @@
 
 mod catalog;
 mod id;
-mod input;
+pub mod input;
 mod outcome;
 mod schedule;
 mod scope;
@@ -27,7 +27,7 @@ pub use function::object_digest;
 pub use id::{
     EngineId, ExecutionId, FunctionId, JobId, ProjectId, RuntimeId, TrustId, WebhookId, WorkerName,
 };
-pub use input::{FUNCTION_INPUT, Input};
+pub use input::{Arguments, FUNCTION_INPUT, Input};
 pub use outcome::{Outcome, Reason, Usage, microseconds};
 pub use schedule::Schedule;
 pub use scope::{Caller, Scope};

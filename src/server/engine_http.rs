@@ -172,8 +172,12 @@ async fn submit(state: web::Data<State>, submit: web::Json<Submit>) -> Answer {
     if submit.unless_crowded && state.gateway.is_crowded() {
         return Err(DomainError::Busy("Calls wait for a worker already.".to_owned()).into());
     }
-    let input = submit.input.map(|json| serde_json::from_str(json.get())).transpose();
-    let input = input.map_err(|error| DomainError::invalid(format!("input: {error}")))?;
+    let input = submit.input.map(|json| {
+        let arguments = Input::arguments(json.get().as_bytes());
+        arguments
+            .map(Input::from_arguments)
+            .ok_or_else(|| DomainError::invalid("input: expected a JSON object"))
+    });
     let execution = submit.execution;
     let new = NewExecution {
         id: execution.clone().into(),
@@ -182,7 +186,7 @@ async fn submit(state: web::Data<State>, submit: web::Json<Submit>) -> Answer {
         alias: submit.alias,
         description: submit.description,
         sync: true,
-        input: input.map_or_else(Input::default, Input::from_object),
+        input: input.transpose()?.unwrap_or_default(),
         request_id: submit.request_id,
         // The API counts it.
         quota: Quota::Uncounted,

@@ -8,10 +8,10 @@ use actix_web::HttpRequest;
 use actix_web::http::header;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use serde_json::{Map, Value};
 
 use crate::api::extract::{Encoding, pairs};
-use crate::model::{FUNCTION_INPUT, Input};
+use crate::model::input::raw;
+use crate::model::{Arguments, FUNCTION_INPUT, Input};
 
 /// The keys of the query and, over them, those of the body: a JSON object or a form. Any other body has
 /// none. The query counts for nothing where the body is signed: the signature does not cover it.
@@ -21,18 +21,18 @@ pub async fn read(request: &HttpRequest, body: Bytes, is_signed: bool) -> Input 
     let mut from_body = match Encoding::of(request.headers()) {
         Encoding::Form => match std::str::from_utf8(&body) {
             Ok(form) => fields(pairs(form).unwrap_or_default()),
-            Err(_) => Map::new(),
+            Err(_) => Arguments::new(),
         },
         Encoding::Multipart => fields(multipart(request, body).await),
-        Encoding::Json => match serde_json::from_slice(&body) {
-            Ok(Value::Object(object)) if is_json(request) => object,
-            _ => Map::new(),
+        Encoding::Json => match is_json(request) {
+            true => Input::arguments(&body).unwrap_or_default(),
+            false => Arguments::new(),
         },
     };
     input.append(&mut from_body);
     // What callers choose is arguments by name. As words they would be the command line of an image.
     input.remove(FUNCTION_INPUT);
-    Input::from_object(input)
+    Input::from_arguments(input)
 }
 
 /// Whether the body is said to be JSON, or nothing is said of it.
@@ -43,14 +43,14 @@ fn is_json(request: &HttpRequest) -> bool {
 }
 
 /// One text for a key that comes once, and a list for one that comes again.
-fn fields(pairs: Vec<(String, String)>) -> Map<String, Value> {
-    let mut values: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+fn fields(pairs: Vec<(String, String)>) -> Arguments {
+    let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, value) in pairs {
-        values.entry(key).or_default().push(Value::String(value));
+        values.entry(key).or_default().push(value);
     }
-    let of = |mut values: Vec<Value>| match values.len() {
-        1 => values.remove(0),
-        _ => Value::Array(values),
+    let of = |values: Vec<String>| match &values[..] {
+        [value] => raw(value),
+        values => raw(values),
     };
     values.into_iter().map(|(key, values)| (key, of(values))).collect()
 }
@@ -77,7 +77,7 @@ async fn multipart(request: &HttpRequest, body: Bytes) -> Vec<(String, String)> 
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
