@@ -435,6 +435,27 @@ impl Drop for NextImage {
 }
 
 #[tokio::test]
+async fn numbers_reach_a_function_as_they_were_written_by_call_and_by_webhook() {
+    const NUMBERS: &str =
+        r#"{"long":123456789012345678901234567890,"nested":{"exact":0.10000000000000000001}}"#;
+    let service = Service::start(&[]).await;
+    let runtime = service.runtime().await;
+    let source = "def main(long, nested, **kwargs):\n    return f'{long} {nested}'\n";
+    let function = service.function("demo", &runtime, source, &[]).await;
+    let done = service.execute("demo", &function, NUMBERS).await;
+    assert_eq!(output(&done), "123456789012345678901234567890 {'exact': 0.1}", "{done}");
+    assert_eq!(done["input"], NUMBERS);
+
+    let new = json!({"function_id": function, "mode": "sync"});
+    let webhook = service.ask("demo", "POST", "/v1/webhooks", Some(new)).await.expect(201);
+    let url = webhook["webhook_url"].as_str().unwrap();
+    let request = service.request("", "POST", &url[url.find("/v1/").unwrap()..]);
+    let sent = request.header("content-type", "application/json").body(NUMBERS).send().await.unwrap();
+    assert!(sent.text().await.unwrap().contains("123456789012345678901234567890"));
+    service.stop_clean().await;
+}
+
+#[tokio::test]
 async fn the_services_log_has_no_input_no_output_and_nothing_that_a_function_wrote() {
     let service = Service::start(&[("logging.level", "debug")]).await;
     let runtime = service.runtime().await;
