@@ -292,7 +292,8 @@ async fn an_execution_says_how_it_started_and_what_it_took() {
     assert_eq!((&large["start"], &large["reason"]), (&json!("warm"), &Value::Null), "{large}");
     assert!(number(&large, "starting_ms") < number(&first, "starting_ms"), "{large}");
     let (run, cpu) = (number(&large, "run_ms"), number(&large, "cpu_ms"));
-    assert!((300.0..450.0).contains(&cpu) && run >= 300.0, "{large}");
+    // Beside other work the same instructions take longer.
+    assert!((300.0..600.0).contains(&cpu) && run >= 300.0, "{large}");
     assert_eq!(result(&large)["duration"].as_f64().unwrap(), (run.round() / 1000.0), "{large}");
     let peak = number(&large, "peak_memory_bytes");
     assert!(peak >= f64::from(64 << 20), "{large}");
