@@ -10,11 +10,11 @@
 //! The channel is bounded. Where the database is slower than what is asked of it, callers wait for a
 //! place in it: executions then take longer, and nothing piles up in memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::crash_points::{self, Write, around};
@@ -28,6 +28,10 @@ use crate::model::{
 };
 use crate::quota::{Excess, Queue, Resource};
 use crate::telemetry::Chain;
+
+mod starts;
+
+use starts::Starts;
 
 /// How long a start waits for its end, so that both become one insert.
 const LINGER: Duration = Duration::from_millis(20);
@@ -55,81 +59,12 @@ pub struct Recorder {
     starts: Arc<Starts>,
 }
 
-/// Starts that were not written, and that may never be. Not a message each, since the writer would be
-/// woken for every one of them: it looks here now and then, as long as there is something.
-#[derive(Debug, Default)]
-struct Starts {
-    lingering: Mutex<Lingering>,
-    /// There is something again, here or in the journal.
-    begun: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Lingering {
-    rows: HashMap<ExecutionId, execution::Model>,
-    /// In the order in which they came, also those that have ended meanwhile.
-    since: VecDeque<(Instant, ExecutionId)>,
-    is_watched: bool,
-}
-
-impl Starts {
-    fn lock(&self) -> MutexGuard<'_, Lingering> {
-        self.lingering.lock().expect("no panic while it is held")
-    }
-
-    fn add(&self, row: execution::Model) {
-        let mut lingering = self.lock();
-        lingering.since.push_back((Instant::now(), row.id.clone()));
-        lingering.rows.insert(row.id.clone(), row);
-        if !std::mem::replace(&mut lingering.is_watched, true) {
-            self.begun.notify_one();
-        }
-    }
-
-    /// The execution has ended: its end says that it started. Whether nobody has written or writes that.
-    fn forget(&self, id: &ExecutionId) -> bool {
-        self.lock().rows.remove(id).is_some()
-    }
-
-    /// Those that waited long enough.
-    fn take_due(&self, now: Instant) -> Vec<execution::Model> {
-        let mut lingering = self.lock();
-        let mut due = Vec::new();
-        while lingering.since.front().is_some_and(|(since, _)| now - *since >= LINGER) {
-            let (_, id) = lingering.since.pop_front().expect("there is a first");
-            due.extend(lingering.rows.remove(&id));
-        }
-        lingering.is_watched = !lingering.since.is_empty();
-        due
-    }
-}
-
 #[derive(Debug)]
 enum Message {
-    Accept {
-        row: Box<execution::Model>,
-        queue: Option<Queue>,
-        reply: Reply<Accepted>,
-    },
-    Claim {
-        claim: Claim,
-        reply: Reply<Option<i64>>,
-    },
+    Write(Item),
+    /// How it is written depends on whether its start was.
     End {
         row: Box<execution::Model>,
-        outcome: Box<Outcome>,
-        reply: Reply<bool>,
-    },
-    /// An end of which it is known that it has no row.
-    Insert(Item),
-    Finish {
-        id: ExecutionId,
-        epoch: i64,
-        outcome: Box<Outcome>,
-        reply: Reply<bool>,
-    },
-    Dismiss {
-        id: ExecutionId,
         outcome: Box<Outcome>,
         reply: Reply<bool>,
     },
@@ -163,7 +98,8 @@ impl Recorder {
     /// may.
     pub async fn accept(&self, row: execution::Model, queue: Option<Queue>) -> Result<()> {
         let row = Box::new(row);
-        Ok(self.ask(|reply| Message::Accept { row, queue, reply }).await??)
+        let item = |reply| Item::Insert { row, log: None, queue, reply: Inserted::Accepted(reply) };
+        Ok(self.ask(|reply| Message::Write(item(reply))).await??)
     }
 
     /// Hands over that a synchronous execution starts. Not durable when this returns.
@@ -174,7 +110,7 @@ impl Recorder {
 
     /// Takes an execution; `None` where somebody else was first. Returns the epoch to end it with.
     pub async fn claim(&self, claim: Claim) -> Result<Option<i64>> {
-        self.ask(|reply| Message::Claim { claim, reply }).await
+        self.ask(|reply| Message::Write(Item::Claim { claim, reply })).await
     }
 
     /// Writes the end of a synchronous execution, and the row if there is none yet. `false` where
@@ -188,7 +124,7 @@ impl Recorder {
         let (row, log) = ended(Box::new(row), outcome);
         match self.note(End::Whole { row, log }).await {
             Err(End::Whole { row, log }) => {
-                self.ask(|reply| Message::Insert(Item::end(row, log, reply))).await
+                self.ask(|reply| Message::Write(Item::end(row, log, reply))).await
             }
             _ => Ok(true),
         }
@@ -201,7 +137,7 @@ impl Recorder {
         let outcome = Box::new(outcome);
         match self.note(End::Running { id, epoch, outcome }).await {
             Err(End::Running { id, epoch, outcome }) => {
-                self.ask(|reply| Message::Finish { id, epoch, outcome, reply }).await
+                self.ask(|reply| Message::Write(Item::Finish { id, epoch, outcome, reply })).await
             }
             _ => Ok(true),
         }
@@ -220,7 +156,7 @@ impl Recorder {
     /// Ends an execution that nobody has claimed; `false` where somebody has.
     pub async fn dismiss(&self, id: ExecutionId, outcome: Outcome) -> Result<bool> {
         let outcome = Box::new(outcome);
-        self.ask(|reply| Message::Dismiss { id, outcome, reply }).await
+        self.ask(|reply| Message::Write(Item::Dismiss { id, outcome, reply })).await
     }
 
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T> {
@@ -342,7 +278,7 @@ impl Writer {
 
     /// Whether something is to be written that comes with no message.
     fn has_more(&self) -> bool {
-        self.starts.lock().is_watched || self.db.journal().is_some_and(Journal::has_ends)
+        self.starts.is_watched() || self.db.journal().is_some_and(Journal::has_ends)
     }
 
     /// What is to be written now.
@@ -350,11 +286,7 @@ impl Writer {
         let mut items = Vec::with_capacity(batch.len());
         for message in batch {
             match message {
-                Message::Accept { row, queue, reply } => {
-                    let reply = Inserted::Accepted(reply);
-                    items.push(Item::Insert { row, log: None, queue, reply });
-                }
-                Message::Claim { claim, reply } => items.push(Item::Claim { claim, reply }),
+                Message::Write(item) => items.push(item),
                 Message::End { row, outcome, reply } if self.begun.remove(&row.id) => {
                     let (id, epoch) = (row.id, row.epoch);
                     items.push(Item::Finish { id, epoch, outcome, reply });
@@ -362,13 +294,6 @@ impl Writer {
                 Message::End { row, outcome, reply } => {
                     let (row, log) = ended(row, *outcome);
                     items.push(Item::end(row, log, reply));
-                }
-                Message::Insert(item) => items.push(item),
-                Message::Finish { id, epoch, outcome, reply } => {
-                    items.push(Item::Finish { id, epoch, outcome, reply });
-                }
-                Message::Dismiss { id, outcome, reply } => {
-                    items.push(Item::Dismiss { id, outcome, reply });
                 }
             }
         }
@@ -389,7 +314,7 @@ impl Writer {
         }
         let due = self.starts.take_due(now);
         // What is in the journal by now is written in any case; what comes later says so.
-        self.look = self.starts.lock().is_watched.then(|| now + LOOK);
+        self.look = self.starts.is_watched().then(|| now + LOOK);
         let item = |row| {
             let row = Box::new(row);
             Item::Insert { row, log: None, queue: None, reply: Inserted::Begun }
